@@ -1,0 +1,160 @@
+"""The contract of an engine. One test file holds every engine, and a numpy oracle, to it."""
+
+import abc
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from pydeq.params import Params
+from pydeq.spec import ModelSpec, OptimizerSpec, SolverSpec
+
+__all__ = ["AbstractEngine", "AbstractSession", "EpochReport", "Equilibrium"]
+
+
+@dataclass(frozen=True)
+class Equilibrium:
+    """Equilibria of n samples and how well they were found.
+
+    Attributes
+    ----------
+    state : ndarray (n, n_state)
+        z*, in the dtype of the model.
+    output : ndarray (n, n_outputs)
+        D z*: the raw output, before any link function.
+    residual : ndarray (n,)
+        ``||f(z) - z||_inf / max(||f(z)||_inf, eps)``, recomputed at the returned state.
+    n_evals : ndarray of int64 (n,)
+        Evaluations of the cell (and of products with its Jacobian) that the sample took.
+    converged : ndarray of bool (n,)
+        Whether the returned state meets the stopping rule; with a finite horizon, whether the
+        integration reached it. A state that is not finite has not converged.
+    """
+
+    state: np.ndarray
+    output: np.ndarray
+    residual: np.ndarray
+    n_evals: np.ndarray
+    converged: np.ndarray
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """What one epoch did; the fields are those of :class:`pydeq.history.EpochRecord`."""
+
+    loss: float
+    grad_norm: float
+    n_evals: float
+    worst_residual: float
+    n_failed: int
+
+
+class AbstractSession(abc.ABC):
+    """One model, its optimiser state and its data, resident in one engine.
+
+    Every array has the dtype of the parameters the session was opened with, float32 or float64,
+    and all work is done in that dtype. A sample's equilibrium does not depend on which other
+    samples it is computed with.
+    """
+
+    @abc.abstractmethod
+    def load_data(self, x: np.ndarray, target: np.ndarray, weight: np.ndarray) -> None:
+        """Make the training data resident.
+
+        Parameters
+        ----------
+        x : ndarray (n, n_features)
+        target : ndarray (n, n_outputs)
+            Values, or one-hot classes.
+        weight : ndarray (n,)
+            Sample weights, not negative; a sample of weight 0 has no influence.
+        """
+
+    @abc.abstractmethod
+    def train_epoch(self, order: np.ndarray, batch_size: int) -> EpochReport:
+        """Run one epoch over the loaded data: one optimiser step a batch.
+
+        Batches are the consecutive runs of `order` of length `batch_size`, the last one shorter.
+        A sample that has not converged, or whose state is not finite, is counted in ``n_failed``
+        and, with the adjoints ``implicit`` and ``jfb`` (which hold at an equilibrium only), left
+        out of the loss and the gradient; with ``unrolled`` or a finite horizon only states that
+        are not finite are left out. The step of a batch with no sample left is skipped.
+
+        The call is atomic: if it raises (KeyboardInterrupt included), weights and optimiser state
+        are those from before it.
+
+        Parameters
+        ----------
+        order : ndarray of int64 (n_seen,)
+            Indices into the loaded data.
+        batch_size : int
+        """
+
+    @abc.abstractmethod
+    def equilibrium(self, x: np.ndarray) -> Equilibrium:
+        """Return the equilibria of `x` ``(n, n_features)``; lack of convergence does not raise."""
+
+    @abc.abstractmethod
+    def loss_and_grad(
+        self, x: np.ndarray, target: np.ndarray, weight: np.ndarray
+    ) -> tuple[float, Params]:
+        """Return the loss of one batch, penalties included, and its gradient.
+
+        The Jacobian penalty takes the first probe of epoch 0. The gradient of an encoder that is
+        not trained is zero.
+        """
+
+    @abc.abstractmethod
+    def trajectory(self, x: np.ndarray, depth: int) -> np.ndarray:
+        """Return the fixed-point iterates from u(0) = f(0, h): ``(depth + 1, n, n_state)``."""
+
+    @abc.abstractmethod
+    def params(self) -> Params:
+        """Return a copy of the weights as numpy arrays."""
+
+    @abc.abstractmethod
+    def optimizer_state(self) -> Params:
+        """Return the optimiser's state as named numpy arrays.
+
+        For ``adam``: ``count`` (an int64 scalar array), ``m.<name>`` and ``v.<name>`` for every
+        parameter; for ``sgd`` nothing. Engines can read each other's.
+        """
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Let go of what the session holds in the engine; it cannot be used afterwards."""
+
+
+class AbstractEngine(abc.ABC):
+    """A way to solve and train; sessions do the work.
+
+    Parameters
+    ----------
+    device : {"auto", "cpu", "cuda"}
+        Where its sessions work.
+
+    Raises
+    ------
+    EngineUnavailableError
+        If the engine or the device cannot be used here.
+    """
+
+    name: ClassVar[str]
+
+    @abc.abstractmethod
+    def __init__(self, device: str = "auto") -> None: ...
+
+    @abc.abstractmethod
+    def open(
+        self,
+        model: ModelSpec,
+        solver: SolverSpec,
+        optimizer: OptimizerSpec,
+        params: Params,
+        optimizer_state: Params | None = None,
+    ) -> AbstractSession:
+        """Open a session on a copy of `params`, whose dtype it works in.
+
+        `optimizer_state` is what :meth:`AbstractSession.optimizer_state` returned, to go on from
+        there; None starts afresh.
+        """

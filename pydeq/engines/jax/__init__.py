@@ -1,0 +1,1 @@
+"""The embedded engine: JAX for the arrays, diffrax for the neural ODE, optax for the optimisers."""

@@ -1,0 +1,98 @@
+"""The model's maps as pure functions of JAX arrays: encoder, cell, decoder, losses."""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from pydeq.spec import ModelSpec
+
+__all__ = ["Layers", "cell", "cell_layers", "decode", "encode", "loss_value", "weight_penalty"]
+
+Layers = tuple[tuple[jax.Array, jax.Array], ...]
+"""Weight (n_in, n_out) and bias (n_out,) of each layer of the cell, in order."""
+
+GRAM_ITERATIONS = 5
+
+_ACTIVATIONS = {
+    "identity": lambda v: v,
+    "logistic": jax.nn.sigmoid,
+    "tanh": jnp.tanh,
+    "relu": jax.nn.relu,
+}
+
+
+def encode(model: ModelSpec, params: Mapping[str, jax.Array], x: jax.Array) -> jax.Array:
+    """Return h ``(n, n_state)`` of the samples `x` ``(n, n_features)``."""
+    if model.n_state is None:
+        return x
+    return x @ params["encoder.weight"] + params["encoder.bias"]
+
+
+def decode(model: ModelSpec, params: Mapping[str, jax.Array], z: jax.Array) -> jax.Array:
+    """Return the raw output ``(n, n_outputs)`` of the states `z` ``(n, n_state)``."""
+    if model.n_state is None:
+        return z
+    return z @ params["decoder.weight"] + params["decoder.bias"]
+
+
+def cell_layers(model: ModelSpec, params: Mapping[str, jax.Array]) -> Layers:
+    """Return the cell's layers as they act, scaled where the cell is contractive."""
+    n_layers = len(model.hidden_layer_sizes) + 1
+    weights = [params[f"cell.{i}.weight"] for i in range(n_layers)]
+    if model.stability == "contractive":
+        log_product = sum(_log_spectral_norm_bound(w) for w in weights)
+        log_scale = jnp.minimum(0.0, (jnp.log(model.contraction) - log_product) / n_layers)
+        weights = [w * jnp.exp(log_scale) for w in weights]
+    return tuple((w, params[f"cell.{i}.bias"]) for i, w in enumerate(weights))
+
+
+def _log_spectral_norm_bound(weight: jax.Array) -> jax.Array:
+    """Log of an upper bound of ``||weight||_2``, by Gram iteration.
+
+    Delattre et al. 2023, algorithm 1: ``||G^k||_F ** (1 / 2k)`` with k a power of two bounds the
+    spectral norm from above and converges to it superlinearly; it is deterministic and
+    differentiable, so training and prediction scale the cell alike.
+    """
+    n_in, n_out = weight.shape
+    gram = weight.T @ weight if n_out < n_in else weight @ weight.T
+    tiny = jnp.finfo(weight.dtype).tiny
+    log_norm = jnp.zeros((), weight.dtype)  # log of the factors divided out, per power of G
+    for _ in range(GRAM_ITERATIONS):
+        norm = jnp.sqrt(jnp.sum(gram**2) + tiny)
+        gram = gram / norm
+        gram = gram @ gram
+        log_norm = 2 * (log_norm + jnp.log(norm))
+    log_norm = log_norm + 0.5 * jnp.log(jnp.sum(gram**2) + tiny)
+    return log_norm / 2 ** (GRAM_ITERATIONS + 1)
+
+
+def cell(activation: str, layers: Layers, v: jax.Array) -> jax.Array:
+    """Return f(u, h) for ``v = u + h`` ``(n, n_state)``: an MLP whose last layer is affine."""
+    act = _ACTIVATIONS[activation]
+    for weight, bias in layers[:-1]:
+        v = act(v @ weight + bias)
+    weight, bias = layers[-1]
+    return v @ weight + bias
+
+
+def loss_value(name: str, output: jax.Array, target: jax.Array, weight: jax.Array) -> jax.Array:
+    """Return the loss of a batch; the twin of :func:`pydeq.metrics.loss`, 0 where no weight is."""
+    if name == "log_loss":
+        per_sample = -(target * jax.nn.log_softmax(output)).sum(axis=1)
+    elif name == "squared_error":
+        per_sample = ((output - target) ** 2).mean(axis=1)
+    else:
+        return weight @ ((output - target) ** 2).sum(axis=1)
+    return weight @ per_sample / _positive(weight.sum())
+
+
+def weight_penalty(params: Mapping[str, jax.Array], weight: jax.Array) -> jax.Array:
+    """Return ``sum(W ** 2) / (2 sum(weight))`` over all weights W that are not biases."""
+    squares = sum(jnp.sum(p**2) for name, p in params.items() if name.endswith(".weight"))
+    return 0.5 * squares / _positive(weight.sum())
+
+
+def _positive(total: jax.Array) -> jax.Array:
+    """Stand in 1 for a sum of weights that is 0."""
+    return jnp.where(total > 0, total, 1)

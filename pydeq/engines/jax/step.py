@@ -1,0 +1,236 @@
+"""What is compiled: one optimiser step, the loss with its gradient, the equilibria, the iterates.
+
+Each function is compiled once for a :class:`Program` and the shapes of its arrays, and shared by
+all sessions of the process; numbers such as tolerances and rates are arguments.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from pydeq.engines.jax.adjoint import find_equilibrium, jacobian_estimate, steady_state
+from pydeq.engines.jax.cell import cell, cell_layers, decode, encode, loss_value, weight_penalty
+from pydeq.engines.jax.horizon import integrate
+from pydeq.engines.jax.solvers import Controls, Solution
+from pydeq.spec import ModelSpec, OptimizerSpec, SolverSpec
+
+__all__ = [
+    "Batch",
+    "Program",
+    "Rates",
+    "Tally",
+    "batch_gradient",
+    "empty_tally",
+    "iterates",
+    "search",
+    "train",
+]
+
+
+@dataclass(frozen=True)
+class Program:
+    """What decides the compiled code, apart from the shapes."""
+
+    model: ModelSpec
+    solver: str
+    adjoint: str
+    unroll: int | None
+    loss: str
+    optimizer: str
+    train_encoder: bool
+
+    @classmethod
+    def of(cls, model: ModelSpec, solver: SolverSpec, optimizer: OptimizerSpec) -> "Program":
+        """Return the program of these specs."""
+        bounded = solver.adjoint == "unrolled" or model.horizon is not None
+        return cls(
+            model=model,
+            solver=solver.name,
+            adjoint=solver.adjoint,
+            unroll=solver.max_steps if bounded else None,
+            loss=optimizer.loss,
+            optimizer=optimizer.name,
+            train_encoder=optimizer.train_encoder or model.n_state is None,
+        )
+
+
+class Rates(NamedTuple):
+    """The numbers of :class:`pydeq.spec.OptimizerSpec`."""
+
+    learning_rate: float
+    alpha: float
+    jacobian_penalty: float
+
+
+class Batch(NamedTuple):
+    """B samples; those of weight 0 (padding among them) take no part."""
+
+    x: jax.Array  # (B, n_features)
+    target: jax.Array  # (B, n_outputs)
+    weight: jax.Array  # (B,)
+    probe: jax.Array  # (n_state,)
+
+
+class Tally(NamedTuple):
+    """Sums over the batches of an epoch, to be read once at its end."""
+
+    loss: jax.Array
+    weight: jax.Array
+    grad_norm: jax.Array
+    n_evals: jax.Array
+    n_samples: jax.Array
+    worst_residual: jax.Array
+    n_failed: jax.Array
+
+
+def optimizer(name: str, learning_rate) -> optax.GradientTransformation:
+    """Return optax's optimiser of that name."""
+    return optax.adam(learning_rate) if name == "adam" else optax.sgd(learning_rate)
+
+
+def _is_encoder(name: str) -> bool:
+    return name.startswith("encoder.")
+
+
+def residual(solution: Solution) -> jax.Array:
+    """Return the residual per sample; the twin of :func:`pydeq.metrics.residual`."""
+    eps = jnp.finfo(solution.u.dtype).eps
+    size = jnp.max(jnp.abs(solution.fu), axis=1)
+    return jnp.max(jnp.abs(solution.fu - solution.u), axis=1) / jnp.maximum(size, eps)
+
+
+def _states(program: Program, layers, h, active, controls: Controls) -> Solution:
+    """Return the states that the loss is a function of, differentiable."""
+    model = program.model
+    if model.horizon is not None:
+        return integrate(
+            model.activation, layers, h, active, controls, model.horizon, program.unroll or 1
+        )
+    if program.adjoint == "unrolled":
+        return find_equilibrium(
+            program.solver, model.activation, layers, h, active, controls, program.unroll
+        )
+    return steady_state(
+        program.solver, program.adjoint, model.activation, layers, h, active, controls
+    )
+
+
+def _batch_loss(params, program: Program, batch: Batch, controls: Controls, rates: Rates):
+    """Return the loss of one batch, penalties included, and (solution, weights that counted)."""
+    model = program.model
+    if not program.train_encoder:
+        params = {k: jax.lax.stop_gradient(p) if _is_encoder(k) else p for k, p in params.items()}
+    active = batch.weight > 0
+    h = encode(model, params, batch.x)
+    layers = cell_layers(model, params)
+    solution = _states(program, layers, h, active, controls)
+    counts = jnp.all(jnp.isfinite(solution.u), axis=1)
+    if program.adjoint != "unrolled" and model.horizon is None:
+        counts = solution.converged
+    weight = jnp.where(counts, batch.weight, 0)
+    u = jnp.where((weight > 0)[:, None], solution.u, 0)
+    loss = loss_value(program.loss, decode(model, params, u), batch.target, weight)
+    loss = loss + rates.alpha * weight_penalty(params, weight)
+    if model.stability == "jacobian":
+        v = jax.lax.stop_gradient(u) + h
+        estimate = jacobian_estimate(model.activation, layers, v, batch.probe)
+        mean = weight @ estimate / jnp.where(weight.sum() > 0, weight.sum(), 1)
+        loss = loss + rates.jacobian_penalty * mean / model.state_width
+    return loss, (solution, weight)
+
+
+@partial(jax.jit, static_argnums=0)
+def batch_gradient(program: Program, params, batch: Batch, controls: Controls, rates: Rates):
+    """Return the loss of one batch and its gradient."""
+    (loss, _), grads = jax.value_and_grad(_batch_loss, has_aux=True)(
+        params, program, batch, controls, rates
+    )
+    return loss, grads
+
+
+@partial(jax.jit, static_argnums=0)
+def train(
+    program: Program,
+    params,
+    opt_state,
+    tally: Tally,
+    batch: Batch,
+    controls: Controls,
+    rates: Rates,
+):
+    """Take one optimiser step and add the batch to the tally.
+
+    A batch that no sample of counts changes nothing.
+    """
+    (loss, (solution, weight)), grads = jax.value_and_grad(_batch_loss, has_aux=True)(
+        params, program, batch, controls, rates
+    )
+    updates: Any
+    updates, stepped = optimizer(program.optimizer, rates.learning_rate).update(
+        grads, opt_state, params
+    )
+    if not program.train_encoder:  # its gradient is 0, but an optimiser may remember another
+        updates = {k: jnp.zeros_like(u) if _is_encoder(k) else u for k, u in updates.items()}
+    total = weight.sum()
+    params, opt_state = jax.tree.map(
+        lambda new, old: jnp.where(total > 0, new, old),
+        (optax.apply_updates(params, updates), stepped),
+        (params, opt_state),
+    )
+    return params, opt_state, _add(program, tally, batch, loss, grads, solution, weight)
+
+
+def empty_tally(dtype) -> Tally:
+    """Return the tally of no batch."""
+    real, count = jnp.zeros((), dtype), jnp.zeros((), jnp.int32)
+    return Tally(real, real, real, count, count, real, count)
+
+
+def _add(program, tally: Tally, batch: Batch, loss, grads, solution: Solution, weight) -> Tally:
+    """Add one batch to the tally."""
+    active = batch.weight > 0
+    total = weight.sum()
+    res = residual(solution)
+    worst = jnp.max(jnp.where(active, jnp.where(jnp.isnan(res), jnp.inf, res), 0))
+    is_sum = program.loss == "sum_of_squares"
+    return Tally(
+        loss=tally.loss + jnp.where(total > 0, loss * (1 if is_sum else total), 0),
+        weight=tally.weight + total,
+        grad_norm=tally.grad_norm + optax.tree.norm(grads),
+        n_evals=tally.n_evals + solution.n_evals.sum(),
+        n_samples=tally.n_samples + active.sum(),
+        worst_residual=jnp.maximum(tally.worst_residual, worst),
+        n_failed=tally.n_failed + (active & ~solution.converged).sum(),
+    )
+
+
+@partial(jax.jit, static_argnums=0)
+def search(program: Program, params, x: jax.Array, active: jax.Array, controls: Controls):
+    """Return state, output, residual, evaluations and convergence of the samples `x`."""
+    model = program.model
+    h = encode(model, params, x)
+    layers = cell_layers(model, params)
+    if model.horizon is None:
+        solution = find_equilibrium(program.solver, model.activation, layers, h, active, controls)
+    else:
+        solution = _states(program, layers, h, active, controls)
+    output = decode(model, params, solution.u)
+    return solution.u, output, residual(solution), solution.n_evals, solution.converged
+
+
+@partial(jax.jit, static_argnums=(0, 3))
+def iterates(model: ModelSpec, params, x: jax.Array, depth: int) -> jax.Array:
+    """Return the fixed-point iterates from f(0, h): ``(depth + 1, n, n_state)``."""
+    h = encode(model, params, x)
+    layers = cell_layers(model, params)
+    start = cell(model.activation, layers, h)
+
+    def step(u, _):
+        return cell(model.activation, layers, u + h), u
+
+    last, before = jax.lax.scan(step, start, length=depth)
+    return jnp.concatenate([before, last[None]])
