@@ -28,9 +28,10 @@ def probes(seed: int, epoch: int, n_batches: int, n_state: int, dtype: np.dtype)
 
 
 def padded_size(n: int) -> int:
-    """Return the number of rows that `n` samples are padded to: a multiple of 8, at most 25 % more.
+    """Return the number of rows that `n` samples are padded to: a multiple of 8.
 
-    An engine that compiles for every shape then compiles for few: four sizes an octave.
+    An engine that compiles for every shape then compiles for few: at most eight sizes an octave,
+    for at most an eighth more rows above 64.
     """
-    step = max(8, 1 << max(0, (n - 1).bit_length() - 3))
+    step = max(8, 1 << max(0, (n - 1).bit_length() - 4))
     return -(-n // step) * step

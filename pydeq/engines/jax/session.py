@@ -116,7 +116,7 @@ class JaxSession(AbstractSession):
             self._model.state_width,
             self._dtype,
         )
-        n_rows = padded_size(min(batch_size, len(order)))
+        n_rows = batch_size if len(order) > batch_size else padded_size(len(order))
         # The session's own state is replaced only at the end: an exception leaves it as it was.
         params, opt_state = self._params, self._opt_state
         with self._context():
@@ -142,7 +142,8 @@ class JaxSession(AbstractSession):
         padded[: len(indices)] = indices
         weights = np.zeros(n_rows, self._dtype)
         weights[: len(indices)] = weight[indices]
-        return step.Batch(x[padded], target[padded], self._array(weights), self._array(probe))
+        x, target = step.rows(padded, x, target)
+        return step.Batch(x, target, self._array(weights), self._array(probe))
 
     def equilibrium(self, x: np.ndarray) -> Equilibrium:
         """See :meth:`AbstractSession.equilibrium`."""

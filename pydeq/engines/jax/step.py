@@ -26,6 +26,7 @@ __all__ = [
     "batch_gradient",
     "empty_tally",
     "iterates",
+    "rows",
     "search",
     "train",
 ]
@@ -141,6 +142,12 @@ def _batch_loss(params, program: Program, batch: Batch, controls: Controls, rate
         mean = weight @ estimate / jnp.where(weight.sum() > 0, weight.sum(), 1)
         loss = loss + rates.jacobian_penalty * mean / model.state_width
     return loss, (solution, weight)
+
+
+@jax.jit
+def rows(index: jax.Array, *arrays: jax.Array) -> tuple[jax.Array, ...]:
+    """Return the rows at `index` of each array."""
+    return tuple(jnp.take(a, index, axis=0, mode="clip") for a in arrays)
 
 
 @partial(jax.jit, static_argnums=0)
