@@ -18,7 +18,7 @@ class EpochRecord:
         Weighted mean over the samples that converged (for ``sum_of_squares`` the sum), penalties
         included, each at the weights its batch was computed with.
     grad_norm : float
-        L2 norm of the gradient, mean over batches.
+        L2 norm of the gradient, mean over the batches that took a step.
     n_evals : float
         Evaluations of the cell in the forward solve, mean over samples.
     worst_residual : float

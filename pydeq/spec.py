@@ -145,7 +145,8 @@ class OptimizerSpec:
         Constant step size.
     alpha : float
         Strength of the L2 penalty ``alpha / 2 * sum(W ** 2) / sum(w)`` over the weights (not the
-        biases), ``w`` being the batch's sample weights (scikit-learn's MLP).
+        biases), ``w`` being the weights of the batch's samples that converged (as in
+        scikit-learn's MLP).
     jacobian_penalty : float
         Factor of the estimate of ``||df/dz||_F^2 / n_state`` (Bai et al. 2021, eq. 6) with
         ``stability="jacobian"``.

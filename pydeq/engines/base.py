@@ -75,10 +75,10 @@ class AbstractSession(abc.ABC):
         """Run one epoch over the loaded data: one optimiser step a batch.
 
         Batches are the consecutive runs of `order` of length `batch_size`, the last one shorter.
-        A sample that has not converged, or whose state is not finite, is counted in ``n_failed``
-        and, with the adjoints ``implicit`` and ``jfb`` (which hold at an equilibrium only), left
-        out of the loss and the gradient; with ``unrolled`` or a finite horizon only states that
-        are not finite are left out. The step of a batch with no sample left is skipped.
+        A sample that has not converged is counted in ``n_failed`` and left out of the loss, its
+        penalties and the gradient, which hold at an equilibrium only. With ``unrolled`` a sample
+        is counted alike, but only one whose state is not finite is left out. The step of a batch
+        with no sample left is skipped.
 
         The call is atomic: if it raises (KeyboardInterrupt included), weights and optimiser state
         are those from before it.

@@ -130,7 +130,7 @@ class JaxSession(AbstractSession):
                 in_flight.append(tally.loss)
                 if len(in_flight) > IN_FLIGHT:
                     in_flight.popleft().block_until_ready()
-            report = _report(jax.device_get(tally), len(batches), self._program.loss)
+            report = _report(jax.device_get(tally), self._program.loss)
         self._params, self._opt_state = params, opt_state
         self._epoch += 1
         return report
@@ -214,12 +214,12 @@ def _padded(x: np.ndarray) -> np.ndarray:
     return np.concatenate([x, np.zeros((rows, *x.shape[1:]), x.dtype)])
 
 
-def _report(tally: step.Tally, n_batches: int, loss: str) -> EpochReport:
+def _report(tally: step.Tally, loss: str) -> EpochReport:
     weight = float(tally.weight)
     divisor = 1.0 if loss == "sum_of_squares" and weight > 0 else weight
     return EpochReport(
         loss=float(tally.loss) / divisor if divisor else float("nan"),
-        grad_norm=float(tally.grad_norm) / n_batches,
+        grad_norm=float(tally.grad_norm) / max(int(tally.n_steps), 1),
         n_evals=float(tally.n_evals) / max(int(tally.n_samples), 1),
         worst_residual=float(tally.worst_residual),
         n_failed=int(tally.n_failed),

@@ -152,7 +152,7 @@ def _anderson_step(f, u, fu, memory, active, controls):
     ridge = jnp.where(trace > 0, 10 * jnp.finfo(u.dtype).eps * trace, 1)
     gram = gram + ridge[:, None, None] * jnp.eye(ANDERSON_WINDOW, dtype=u.dtype)
     rhs = jnp.einsum("ibn,bn->bi", memory.dg, g)
-    gamma = jax.lax.stop_gradient(jnp.linalg.solve(gram, rhs[:, :, None])[:, :, 0])
+    gamma = jnp.linalg.solve(gram, rhs[:, :, None])[:, :, 0]
     new_u = fu - jnp.einsum("bi,ibn->bn", gamma, memory.du + memory.dg)
     new_fu = f(new_u)
     slot = memory.k % ANDERSON_WINDOW

@@ -82,6 +82,7 @@ class Tally(NamedTuple):
     loss: jax.Array
     weight: jax.Array
     grad_norm: jax.Array
+    n_steps: jax.Array
     n_evals: jax.Array
     n_samples: jax.Array
     worst_residual: jax.Array
@@ -129,12 +130,13 @@ def _batch_loss(params, program: Program, batch: Batch, controls: Controls, rate
     h = encode(model, params, batch.x)
     layers = cell_layers(model, params)
     solution = _states(program, layers, h, active, controls)
-    counts = jnp.all(jnp.isfinite(solution.u), axis=1)
-    if program.adjoint != "unrolled" and model.horizon is None:
-        counts = solution.converged
+    counts = solution.converged
+    if program.adjoint == "unrolled" and model.horizon is None:
+        counts = jnp.all(jnp.isfinite(solution.u) & jnp.isfinite(solution.fu), axis=1)
     weight = jnp.where(counts, batch.weight, 0)
-    u = jnp.where((weight > 0)[:, None], solution.u, 0)
-    loss = loss_value(program.loss, decode(model, params, u), batch.target, weight)
+    # 0 * inf is nan: what does not count must not reach the loss at all.
+    u, target = (jnp.where((weight > 0)[:, None], a, 0) for a in (solution.u, batch.target))
+    loss = loss_value(program.loss, decode(model, params, u), target, weight)
     loss = loss + rates.alpha * weight_penalty(params, weight)
     if model.stability == "jacobian":
         v = jax.lax.stop_gradient(u) + h
@@ -194,7 +196,7 @@ def train(
 def empty_tally(dtype) -> Tally:
     """Return the tally of no batch."""
     real, count = jnp.zeros((), dtype), jnp.zeros((), jnp.int32)
-    return Tally(real, real, real, count, count, real, count)
+    return Tally(real, real, real, count, real, count, real, count)
 
 
 def _add(program, tally: Tally, batch: Batch, loss, grads, solution: Solution, weight) -> Tally:
@@ -207,11 +209,12 @@ def _add(program, tally: Tally, batch: Batch, loss, grads, solution: Solution, w
     return Tally(
         loss=tally.loss + jnp.where(total > 0, loss * (1 if is_sum else total), 0),
         weight=tally.weight + total,
-        grad_norm=tally.grad_norm + optax.tree.norm(grads),
-        n_evals=tally.n_evals + solution.n_evals.sum(),
-        n_samples=tally.n_samples + active.sum(),
+        grad_norm=tally.grad_norm + jnp.where(total > 0, optax.tree.norm(grads), 0),
+        n_steps=tally.n_steps + (total > 0),
+        n_evals=tally.n_evals + solution.n_evals.sum(dtype=total.dtype),
+        n_samples=tally.n_samples + active.sum(dtype=jnp.int32),
         worst_residual=jnp.maximum(tally.worst_residual, worst),
-        n_failed=tally.n_failed + (active & ~solution.converged).sum(),
+        n_failed=tally.n_failed + (active & ~solution.converged).sum(dtype=jnp.int32),
     )
 
 
