@@ -64,6 +64,7 @@ class AbstractDEQEstimator(BaseEstimator, abc.ABC):
     shuffle: bool
     tol: float
     n_iter_no_change: float
+    average: bool
     early_stopping: bool
     validation_fraction: float
     warm_start: bool

@@ -31,7 +31,7 @@ class DEQClassifier(ClassifierMixin, AbstractDEQEstimator):
         needs as many features as classes.
     hidden_layer_sizes : int or sequence of int, default=(100,)
         Widths of the cell's hidden layers; ``()`` for none, which is an affine cell.
-    activation : {"identity", "logistic", "tanh", "relu"}, default="tanh"
+    activation : {"identity", "logistic", "tanh", "relu"}, default="relu"
         Of the cell's hidden layers.
     stability : {"none", "jacobian", "contractive"}, default="contractive"
         How the cell is kept from losing its equilibrium as it trains. ``"contractive"``: its
@@ -67,7 +67,7 @@ class DEQClassifier(ClassifierMixin, AbstractDEQEstimator):
         Softmax cross-entropy.
     optimizer : {"adam", "sgd"}, default="adam"
         Adam (Kingma and Ba 2015), or plain stochastic gradient descent.
-    learning_rate_init : float, default=1e-3
+    learning_rate_init : float, default=3e-3
         Constant step size.
     alpha : float, default=1e-4
         Strength of the L2 penalty on the weights; as in scikit-learn's MLP it is divided by the
@@ -83,6 +83,10 @@ class DEQClassifier(ClassifierMixin, AbstractDEQEstimator):
         validation score.
     n_iter_no_change : int or inf, default=10
         Training ends after more than this many epochs in a row that improve by less than `tol`.
+    average : bool, default=True
+        Keep a moving average of the weights at the epochs' ends, the newest weighing a third,
+        instead of the last epoch's, which the last batches have moved about. Neither during
+        `partial_fit` nor with `early_stopping`, which keeps the best epoch's weights.
     early_stopping : bool, default=False
         Hold out `validation_fraction` of the samples (stratified), stop when the accuracy on them
         no longer improves, and keep the weights of the best epoch.
@@ -143,6 +147,8 @@ class DEQClassifier(ClassifierMixin, AbstractDEQEstimator):
     S. Bai, J. Z. Kolter, V. Koltun (2019). Deep Equilibrium Models. NeurIPS.
     S. Bai, V. Koltun, J. Z. Kolter (2021). Stabilizing Equilibrium Models by Jacobian
     Regularization. ICML.
+    P. Izmailov et al. (2018). Averaging Weights Leads to Wider Optima and Better Generalization.
+    UAI.
     B. Delattre et al. (2023). Efficient Bound of Lipschitz Constant for Convolutional Layers by
     Gram Iteration. ICML.
 
@@ -170,7 +176,7 @@ class DEQClassifier(ClassifierMixin, AbstractDEQEstimator):
         *,
         n_state: int | None = 100,
         hidden_layer_sizes: int | Sequence[int] = (100,),
-        activation: str = "tanh",
+        activation: str = "relu",
         stability: str = "contractive",
         contraction: float = 0.9,
         jacobian_penalty: float = 1.0,
@@ -185,13 +191,14 @@ class DEQClassifier(ClassifierMixin, AbstractDEQEstimator):
         adjoint: str = "implicit",
         loss: str = "log_loss",
         optimizer: str = "adam",
-        learning_rate_init: float = 1e-3,
+        learning_rate_init: float = 3e-3,
         alpha: float = 1e-4,
         batch_size: int | Literal["auto"] = "auto",
         max_iter: int = 200,
         shuffle: bool = True,
         tol: float = 1e-4,
         n_iter_no_change: float = 10,
+        average: bool = True,
         early_stopping: bool = False,
         validation_fraction: float = 0.1,
         warm_start: bool = False,
@@ -224,6 +231,7 @@ class DEQClassifier(ClassifierMixin, AbstractDEQEstimator):
         self.shuffle = shuffle
         self.tol = tol
         self.n_iter_no_change = n_iter_no_change
+        self.average = average
         self.early_stopping = early_stopping
         self.validation_fraction = validation_fraction
         self.warm_start = warm_start

@@ -174,5 +174,6 @@ class TrainSpec:
     shuffle: bool
     tol: float
     n_iter_no_change: int
+    average: bool
     early_stopping: bool
     validation_fraction: float

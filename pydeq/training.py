@@ -81,7 +81,8 @@ class TrainResult:
         One record for every epoch that ended.
     kept : Checkpoint
         What to go on with: with early stopping that of the best validation score, else that of the
-        last epoch after which all is finite.
+        last epoch after which all is finite, its weights averaged with those before if
+        ``spec.average``.
     kept_epoch : int
         The epoch that `kept` is from, counted from 1; 0 is the start.
     """
@@ -143,6 +144,7 @@ def train(
     history = History()
     patience = _Patience(spec.tol)
     session.load_data(data.x, data.target, data.weight)
+    average = _Average(spec.average and validation is None)
     kept, kept_epoch = Checkpoint.of(session), 0
     with _Progress(spec.max_iter, verbose) as progress:
         try:
@@ -153,7 +155,7 @@ def train(
                 if not reason:
                     value = -record.loss if validation is None else record.validation_score
                     if patience.improves(value) or validation is None:
-                        kept, kept_epoch = checkpoint, len(history)
+                        kept, kept_epoch = average.including(checkpoint), len(history)
                     reason = _end(history, patience, spec)
                 progress.show(record)
                 history.stop_reason = reason
@@ -203,6 +205,35 @@ def _end(history: History, patience: "_Patience", spec: TrainSpec) -> str:
     if patience.n_stale > spec.n_iter_no_change:
         return "tol"
     return "max_iter" if len(history) == spec.max_iter else ""
+
+
+class _Average:
+    """Moving average of the weights at the epochs' ends (Izmailov et al. 2018), if it is `on`.
+
+    The newest weighs `NEWEST`, or what makes it a plain mean in the first epochs. A constant
+    learning rate keeps the weights moving about a better point than where the last batch left
+    them.
+    """
+
+    NEWEST = 1 / 3
+
+    def __init__(self, on: bool) -> None:
+        self._on = on
+        self._count = 0
+        self._mean: Params = {}
+
+    def including(self, new: Checkpoint) -> Checkpoint:
+        """Take in an epoch's end; return it with the averaged weights."""
+        if not self._on:
+            return new
+        self._count += 1
+        share = max(1 / self._count, self.NEWEST)
+        old = self._mean or new.params
+        self._mean = {
+            name: old[name] + (value - old[name]) * value.dtype.type(share)
+            for name, value in new.params.items()
+        }
+        return Checkpoint(self._mean, new.optimizer_state)
 
 
 class _Patience:

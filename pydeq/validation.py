@@ -168,6 +168,7 @@ def train_spec(params: Parameters, n_samples: int) -> TrainSpec:
         shuffle=check_flag(params, "shuffle"),
         tol=_number(params, "tol", _NOT_NEGATIVE),
         n_iter_no_change=patience,
+        average=check_flag(params, "average"),
         early_stopping=check_flag(params, "early_stopping"),
         validation_fraction=_number(params, "validation_fraction", _FRACTION),
     )

@@ -14,7 +14,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from pydeq import DEQClassifier, DEQRegressor
 
 # Smaller than the defaults, so that each epoch costs less; all else is as a user gets it.
-SMALL = {"n_state": 16, "hidden_layer_sizes": (16,)}
+SMALL = {"n_state": 16, "hidden_layer_sizes": (16,), "engine": "jax"}
 QUICK = {**SMALL, "learning_rate_init": 0.01, "max_iter": 40}
 
 

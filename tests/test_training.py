@@ -11,7 +11,7 @@ from pydeq.training import Checkpoint, Data, Validation, train
 
 N = 6
 DATA = Data(np.arange(2.0 * N).reshape(N, 2), np.ones((N, 1)), np.ones(N))
-SPEC = TrainSpec(4, 5, True, 0.0, 5, False, 0.1)
+SPEC = TrainSpec(4, 5, True, 0.0, 5, False, False, 0.1)
 
 
 def report(loss=1.0, n_failed=0):
@@ -87,6 +87,24 @@ def test_a_full_run_reports_each_epoch_and_keeps_the_last():
     assert record.validation_score is None
     assert all(seconds > 0 for seconds in result.history.seconds)
     assert session.loaded == (DATA.x, DATA.target, DATA.weight)
+
+
+def test_the_average_is_a_mean_at_first_and_then_a_third_is_new():
+    _, result = run([report()] * 5, spec(average=True))
+    assert result.kept.params["w"][0] == pytest.approx((((1 + 2 + 3) / 3 * 2 + 4) / 3 * 2 + 5) / 3)
+    assert result.kept.optimizer_state["count"] == 5
+    assert result.kept_epoch == 5
+
+
+def test_the_average_leaves_out_an_epoch_that_diverged():
+    _, result = run([report(), report(), report(math.inf)], spec(average=True))
+    assert result.kept.params["w"][0] == pytest.approx(1.5)
+
+
+def test_early_stopping_keeps_the_best_epoch_not_an_average():
+    validation = Validation(DATA, lambda output, data: output[0, 0])
+    _, result = run([report()] * 5, spec(average=True), validation, outputs=[1, 2, 5, 4, 3])
+    assert epoch_kept(result) == 3
 
 
 def test_each_epoch_is_a_new_order_that_the_generator_decides():

@@ -26,10 +26,10 @@ def all_specs(params):
 
 def test_default_parameters_become_the_documented_specs():
     model, solver, optimizer, training = all_specs(parameters())
-    assert model == ModelSpec(4, 1, 100, (100,), "tanh", "contractive", 0.9, None)
+    assert model == ModelSpec(4, 1, 100, (100,), "relu", "contractive", 0.9, None)
     assert solver == SolverSpec("tsit5", 1e-6, 1e-3, 1e-6, 1e-3, 1000, "implicit")
-    assert optimizer == OptimizerSpec("adam", "squared_error", 1e-3, 1e-4, 1.0, True)
-    assert training == TrainSpec(50, 200, True, 1e-4, 10, False, 0.1)
+    assert optimizer == OptimizerSpec("adam", "squared_error", 3e-3, 1e-4, 1.0, True)
+    assert training == TrainSpec(50, 200, True, 1e-4, 10, True, False, 0.1)
 
 
 def test_both_estimators_have_the_same_parameters_and_defaults_but_for_the_loss():
@@ -37,7 +37,7 @@ def test_both_estimators_have_the_same_parameters_and_defaults_but_for_the_loss(
     assert regressor.pop("loss") == "squared_error"
     assert classifier.pop("loss") == "log_loss"
     assert regressor == classifier
-    assert len(regressor) == 30
+    assert len(regressor) == 31
 
 
 REFUSED = {
@@ -65,6 +65,7 @@ REFUSED = {
     "shuffle": [1, None, "True"],
     "tol": [-1e-4, np.nan, None],
     "n_iter_no_change": [0, -1, 2.5, None, -np.inf],
+    "average": [1, None],
     "early_stopping": [1, None],
     "validation_fraction": [0, 1, 0.0, 1.0, -0.1, "0.1", None],
     "warm_start": [1, None],
