@@ -110,8 +110,8 @@ def _cures(model: ModelSpec, solver: SolverSpec, dtype: np.dtype) -> Iterator[st
         yield f"reltol={solver.reltol:g} is more than {dtype} can tell apart: loosen it"
     if solver.reltol > 1e-2:
         yield (
-            "a tighter reltol, such as 1e-3 (gradients taken at loose equilibria are wrong, and "
-            "cost a cell its stability)"
+            "tighter abstol and reltol, such as 1e-3 (gradients taken at loose equilibria are "
+            "wrong, and cost a cell its stability)"
         )
     else:
         yield "a looser reltol"

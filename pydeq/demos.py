@@ -67,7 +67,7 @@ def digits(out: Path, *, engine: str = "auto", seed: int | None = None, **overri
     """Learn scikit-learn's 8 x 8 digits and draw one; `overrides` are the classifier's."""
     _make_folder(out)
     X, y, X_test, y_test = datasets.load_digits()
-    settings = {"learning_rate_init": 3e-3, "max_iter": 30, "random_state": 0, **_seed(seed)}
+    settings = {"max_iter": 30, "random_state": 0, **_seed(seed)}
     model = DEQClassifier(**{**settings, **overrides}, engine=engine, verbose=True)
     print(f"Learning to read digits from {len(y):,} images of 8 x 8 pixels.")
     _fit(model, X, y)

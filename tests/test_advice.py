@@ -97,7 +97,7 @@ def test_a_tolerance_below_what_the_dtype_resolves_is_named():
 
 def test_a_loose_tolerance_is_to_be_tightened_and_a_tight_one_loosened():
     loose = dataclasses.replace(SOLVER, reltol=0.1)
-    assert "tighter reltol, such as 1e-3" in solve_message([False], solver=loose)
+    assert "tighter abstol and reltol, such as 1e-3" in solve_message([False], solver=loose)
     assert "a looser reltol" in solve_message([False])
 
 

@@ -24,6 +24,7 @@ SMALL = {
     "hidden_layer_sizes": 8,
     "learning_rate_init": 0.01,
     "max_iter": 5,
+    "average": False,
     "random_state": 0,
 }
 BOTH = [DEQRegressor, DEQClassifier]
@@ -464,7 +465,7 @@ def test_partial_fit_holds_nothing_out():
 
 
 @pytest.mark.parametrize(
-    "change", [{"n_state": 7}, {"activation": "relu"}, {"stability": "none"}, {"horizon": 3.0}]
+    "change", [{"n_state": 7}, {"activation": "tanh"}, {"stability": "none"}, {"horizon": 3.0}]
 )
 @pytest.mark.parametrize("action", ["partial_fit", "warm_start=True"])
 def test_going_on_with_another_model_is_refused(change, action, on_oracle):
@@ -525,6 +526,15 @@ def test_tol_ends_a_fit_that_no_longer_improves(on_oracle):
     model.fit(*make_data(DEQRegressor))
     assert model.history_.stop_reason == "tol"
     assert model.n_iter_ == 5
+
+
+@pytest.mark.parametrize("cls", BOTH)
+def test_the_average_is_over_the_ends_of_the_epochs(cls, on_oracle):
+    X, y = make_data(cls)
+    ends = [cls(**SMALL).set_params(max_iter=n).fit(X, y).params_ for n in (1, 2, 3)]
+    model = cls(**SMALL).set_params(max_iter=3, average=True).fit(X, y)
+    mean = {name: (ends[0][name] + ends[1][name] + ends[2][name]) / 3 for name in ends[0]}
+    assert_params_near(model.params_, mean, 1e-12)
 
 
 def test_an_interrupted_fit_is_a_fit_of_fewer_epochs(use_engine):

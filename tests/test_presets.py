@@ -25,6 +25,7 @@ DOUBLE = {
     "max_iter": 1000,
     "shuffle": False,
     "n_iter_no_change": math.inf,
+    "average": False,
 }
 MNIST = {
     "n_state": 100,
@@ -43,6 +44,7 @@ MNIST = {
     "alpha": 0,
     "batch_size": 128,
     "max_iter": 1,
+    "average": False,
 }
 
 
