@@ -156,5 +156,5 @@ class AbstractEngine(abc.ABC):
         """Open a session on a copy of `params`, whose dtype it works in.
 
         `optimizer_state` is what :meth:`AbstractSession.optimizer_state` returned, to go on from
-        there; None starts afresh.
+        there; None, or the state of another optimiser, starts afresh.
         """

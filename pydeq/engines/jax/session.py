@@ -153,7 +153,9 @@ class JaxSession(AbstractSession):
                 chunk = _padded(np.asarray(x[start : start + CHUNK], self._dtype))
                 n = min(CHUNK, len(x) - start)
                 found = step.search(
-                    self._program,
+                    self._model,
+                    self._program.solver,
+                    self._program.unroll if self._model.horizon is not None else None,
                     self._params,
                     jnp.asarray(chunk),
                     jnp.asarray(np.arange(len(chunk)) < n),

@@ -218,16 +218,28 @@ def _add(program, tally: Tally, batch: Batch, loss, grads, solution: Solution, w
     )
 
 
-@partial(jax.jit, static_argnums=0)
-def search(program: Program, params, x: jax.Array, active: jax.Array, controls: Controls):
-    """Return state, output, residual, evaluations and convergence of the samples `x`."""
-    model = program.model
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def search(
+    model: ModelSpec,
+    solver: str,
+    max_steps: int | None,
+    params,
+    x: jax.Array,
+    active: jax.Array,
+    controls: Controls,
+):
+    """Return state, output, residual, evaluations and convergence of the samples `x`.
+
+    `max_steps` is that of a finite horizon, else None: it is compiled in there.
+    """
     h = encode(model, params, x)
     layers = cell_layers(model, params)
-    if model.horizon is None:
-        solution = find_equilibrium(program.solver, model.activation, layers, h, active, controls)
+    if max_steps is None:
+        solution = find_equilibrium(solver, model.activation, layers, h, active, controls)
     else:
-        solution = _states(program, layers, h, active, controls)
+        solution = integrate(
+            model.activation, layers, h, active, controls, model.horizon, max_steps
+        )
     output = decode(model, params, solution.u)
     return solution.u, output, residual(solution), solution.n_evals, solution.converged
 
