@@ -1,15 +1,37 @@
 """The engines by name. Asking for one imports it; importing this module imports none."""
 
+import functools
 import logging
+import threading
+from dataclasses import dataclass
 
 from pydeq.engines.base import AbstractEngine
 from pydeq.errors import EngineUnavailableError
 
-__all__ = ["ENGINES", "get_engine"]
+__all__ = ["ENGINES", "EngineReport", "find_engines", "get_engine"]
 
 ENGINES = ("auto", "jax", "julia")
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class EngineReport:
+    """What is found of one engine.
+
+    Attributes
+    ----------
+    name : str
+        One of `ENGINES`.
+    usable : bool
+        Whether it can be used, as far as can be seen without starting Julia.
+    detail : str
+        What it is or, where it is not usable, why, and what to do.
+    """
+
+    name: str
+    usable: bool
+    detail: str
 
 
 def get_engine(name: str, device: str = "auto") -> AbstractEngine:
@@ -19,6 +41,9 @@ def get_engine(name: str, device: str = "auto") -> AbstractEngine:
     ----------
     name : {"auto", "jax", "julia"}
         ``auto`` takes Julia where its environment has been set up, else JAX, and logs the choice.
+        It takes JAX, too, where Julia is set up but does not start, where torch has been imported
+        before it was started (which can crash the process), and outside of the main thread. In
+        the main thread the choice is made once.
     device : {"auto", "cpu", "cuda"}
 
     Raises
@@ -26,13 +51,80 @@ def get_engine(name: str, device: str = "auto") -> AbstractEngine:
     EngineUnavailableError
         If the engine or the device cannot be used here; says why and what to do.
     """
+    return _open(_choice() if name == "auto" else name, device)
+
+
+def find_engines() -> list[EngineReport]:
+    """Return what is found of each engine; no engine is started, nothing raises."""
+    jax, julia = _find("jax"), _find_julia()
+    taken = "julia" if julia.usable else "jax"
+    auto = EngineReport("auto", jax.usable or julia.usable, f"takes {taken}")
+    return [auto, jax, julia, _find("jax", "cuda")]
+
+
+def _open(name: str, device: str) -> AbstractEngine:
     if name == "julia":
-        raise EngineUnavailableError(
-            "engine='julia' is not part of this version of pydeq yet; use engine='jax' (or 'auto')."
-        )
+        from pydeq.engines.julia.session import JuliaEngine
+
+        return JuliaEngine(device)
     from pydeq.engines.jax.session import JaxEngine
 
-    engine = JaxEngine(device)
-    if name == "auto":
-        _log.info("engine='auto': JAX (the Julia engine is not part of this version)")
-    return engine
+    return JaxEngine(device)
+
+
+def _choice() -> str:
+    """Return the engine that ``auto`` stands for, here and now."""
+    if threading.current_thread() is not threading.main_thread():
+        _log.info("engine='auto': JAX (this is not the main thread)")
+        return "jax"
+    return _main_choice()
+
+
+@functools.cache
+def _main_choice() -> str:
+    """Return the engine that ``auto`` stands for in the main thread."""
+    from pydeq.engines.julia import runtime
+    from pydeq.engines.julia.environment import find_julia
+
+    found = find_julia()
+    if not found.ready:
+        _log.info("engine='auto': JAX (%s)", found.problem)
+        return "jax"
+    if runtime.torch_came_first():
+        _log.warning(
+            "engine='auto': JAX, although Julia is set up: torch was imported before Julia was "
+            "started, which can crash the process"
+        )
+        return "jax"
+    try:
+        runtime.start()
+    except EngineUnavailableError as error:
+        _log.warning("engine='auto': JAX, because Julia is set up but not usable: %s", error)
+        return "jax"
+    _log.info("engine='auto': Julia")
+    return "julia"
+
+
+def _find(name: str, device: str = "auto") -> EngineReport:
+    label = name if device == "auto" else f"{name}, {device}"
+    try:
+        _open(name, device)
+    except EngineUnavailableError as error:
+        return EngineReport(label, False, str(error))
+    except Exception as error:  # a broken installation fails in many ways
+        detail = f"{type(error).__name__}: {error}; reinstall with `pip install pydeq`"
+        return EngineReport(label, False, detail)
+    return EngineReport(label, True, "")
+
+
+def _find_julia() -> EngineReport:
+    from pydeq.engines.julia.environment import find_julia
+
+    try:
+        found = find_julia()
+    except Exception as error:
+        detail = f"{type(error).__name__}: {error}; reinstall with `pip install pydeq`"
+        return EngineReport("julia", False, detail)
+    if found.ready:
+        return EngineReport("julia", True, f"{found.executable}, project {found.project}")
+    return EngineReport("julia", False, f"{found.problem}. What to do: {found.advice}")

@@ -1,0 +1,39 @@
+"""Build hook: a wheel carries the Julia project, and a juliapkg.json that says where.
+
+In a source tree, and so in an editable install, ``pydeq/juliapkg.json`` points at ``../julia``. In
+a wheel the project is inside the package.
+"""
+
+import json
+import tempfile
+from pathlib import Path
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+CARRIED = ("Project.toml", "src", "ext", "original")
+INSIDE = "_julia"
+
+
+class JuliaProjectHook(BuildHookInterface):
+    """Adds the Julia project to a wheel."""
+
+    def initialize(self, version, build_data):
+        """Add the files; an editable install finds them in the source tree."""
+        if version == "editable":
+            return
+        root = Path(self.root)
+        described = json.loads((root / "pydeq" / "juliapkg.json").read_text(encoding="utf-8"))
+        described["packages"]["PyDEQ"]["path"] = INSIDE
+        self._folder = tempfile.TemporaryDirectory()
+        description = Path(self._folder.name) / "juliapkg.json"
+        description.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+        included = build_data["force_include"]
+        included[str(description)] = "pydeq/juliapkg.json"
+        for name in CARRIED:
+            if (root / "julia" / name).exists():
+                included[str(root / "julia" / name)] = f"pydeq/{INSIDE}/{name}"
+
+    def finalize(self, version, build_data, artifact_path):
+        """Remove what was only needed to build."""
+        if version != "editable":
+            self._folder.cleanup()

@@ -1,0 +1,17 @@
+"""
+Sessions on an NVIDIA GPU. Written without one at hand: this file has not been run.
+"""
+module PyDEQCUDAExt
+
+using CUDA: CUDA, CuArray
+using PyDEQ: PyDEQ
+
+PyDEQ.is_usable(::PyDEQ.CUDADevice) = CUDA.functional()
+
+function PyDEQ.to_device(::PyDEQ.CUDADevice, array::AbstractArray)
+    # A slow path by single numbers is a bug, to be seen and not to be waited for.
+    CUDA.allowscalar(false)
+    return CuArray(Array(array))
+end
+
+end

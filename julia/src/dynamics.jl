@@ -1,0 +1,63 @@
+# The solver `tsit5`: follow du/dt = f(u, h) - u until it stands still, by SteadyStateDiffEq's
+# `DynamicSS` on OrdinaryDiffEq's Tsit5. A batch is one ODE: its samples share the steps.
+
+"""
+A sample whose speed ||f(u) - u|| exceeds this many times the size of its start has lost its
+equilibrium. It is held where it is, because the others, which share its steps, would hardly get
+anywhere beside an exponential growth.
+"""
+const LOST = 1.0e6
+
+"""
+    Watch(solver, field, limits)
+
+What looks at the ODE after every step: it ends the integration when every sample is steady by
+[`is_steady`](@ref) (`DynamicSS`'s own rule has one maximum over the batch, so that samples with
+small states could end too early beside large ones), and freezes the samples that are lost.
+"""
+struct Watch
+    solver::Solver
+    field::Field
+    limits::Vector{Float64}
+    lost::Vector{Int}
+end
+
+function (watch::Watch)(u, _, integrator)
+    shape = last(watch.field.shapes)
+    u, du = reshape(u, shape), reshape(get_du(integrator), shape)
+    gap = column_norms(du)
+    append!(empty!(watch.lost), findall(.!(gap .<= watch.limits)))
+    return !isempty(watch.lost) || all(is_steady(u, u .+ du, watch.solver))
+end
+
+"""What is done when the watch calls."""
+function act!(watch::Watch, integrator)
+    isempty(watch.lost) && return terminate!(integrator)
+    append!(watch.field.frozen, watch.lost)
+    # du has jumped: the slope that is kept from the last step is not that of the next.
+    return derivative_discontinuity!(integrator, true)
+end
+
+function follow(solver::Solver, cell::Network, p::AbstractVector, u::AbstractMatrix{T}, fu) where {T}
+    n = size(u, 2)
+    field = Field(cell, n)
+    watch = Watch(solver, field, LOST .* (column_norms(u) .+ column_norms(fu)), Int[])
+    callback = DiscreteCallback(
+        watch, integrator -> act!(watch, integrator); save_positions = (false, false)
+    )
+    sol = solve(
+        SteadyStateProblem(ode_function(field), vec(u), p), DynamicSS(Tsit5());
+        abstol = zero(T), reltol = zero(T),  # the watch ends it
+        odesolve_kwargs = (;
+            abstol = T(solver.ode_abstol), reltol = T(solver.ode_reltol),
+            maxiters = solver.max_steps, save_everystep = false, verbose = None(), callback,
+        ),
+    )
+    # It ends by the watch or by max_steps. If the step size broke down instead, some samples may
+    # have spoilt it for the others.
+    if !(sol.original.retcode in (ReturnCode.Terminated, ReturnCode.MaxIters)) && n > 1
+        return search_each(solver, cell, p, n)
+    end
+    n_evals = field.n_evals[] + 2  # u(0) and its f
+    return outcome_at(solver, cell, p, reshape(sol.u, size(u)), n_evals, last(sol.original.t))
+end

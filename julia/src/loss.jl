@@ -1,0 +1,40 @@
+# The loss of a batch and its penalties; the twins of `pydeq.metrics.loss` and the JAX engine.
+
+const LOSSES = (:squared_error, :sum_of_squares, :log_loss)
+
+"""
+    loss_value(name, output, target, weight)
+
+Return the loss of a batch, without penalties.
+
+`squared_error`: mean over outputs and weighted mean over samples of the squares;
+`sum_of_squares`: their weighted sum; `log_loss`: weighted mean over samples of the softmax
+cross-entropy, `output` being logits. `output` and `target` are (n_outputs, n), `weight` is (1, n)
+and not all zero.
+"""
+function loss_value(name::Symbol, output, target, weight)
+    if name === :log_loss
+        per_sample = -sum(target .* log_softmax(output); dims = 1)
+        return sum(weight .* per_sample) / sum(weight)
+    end
+    total = sum(weight .* abs2.(output .- target))
+    name === :sum_of_squares && return total
+    return total / (size(output, 1) * sum(weight))
+end
+
+function log_softmax(a)
+    shifted = a .- @ignore_derivatives maximum(a; dims = 1)
+    return shifted .- log.(sum(exp.(shifted); dims = 1))
+end
+
+"""
+    jacobian_estimate(cell, flat, v, probe) -> (1, n)
+
+Return ``||probe^T \\partial f/\\partial z||_2^2`` per sample at v = z* + h (width, n): Hutchinson's
+estimate of ``||\\partial f/\\partial z||_F^2`` (Bai et al. 2021), `probe` (width,) having entries of
+mean 0 and variance 1.
+"""
+function jacobian_estimate(cell::Network, flat, v, probe)
+    row = @ignore_derivatives probe .+ zero(v)
+    return sum(abs2, pull(cell, flat, v, row); dims = 1)
+end

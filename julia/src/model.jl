@@ -1,0 +1,129 @@
+# What a model is: encoder, cell, decoder, and how its cell is kept stable.
+
+const STABILITIES = (:none, :jacobian, :contractive)
+
+"""Squarings in [`log_norm_bound`](@ref)."""
+const GRAM_ITERATIONS = 5
+
+"""
+    Model(; n_features, n_outputs, n_state, hidden_layer_sizes, activation, stability,
+        contraction, horizon)
+
+The mathematics of one model; the fields are those of Python's `pydeq.spec.ModelSpec`.
+
+Its parameters are one flat vector: encoder, cell, decoder, each as [`Network`](@ref) keeps them.
+Without `n_state` the state is the input itself, and encoder and decoder have no layers.
+"""
+struct Model
+    encoder::Network
+    cell::Network
+    decoder::Network
+    parts::Vector{Dims}  # shapes of the three networks' flat parameters
+    width::Int
+    stability::Symbol
+    contraction::Float64
+    horizon::Union{Float64, Nothing}
+end
+
+function Model(;
+        n_features::Int, n_outputs::Int, n_state::Union{Int, Nothing},
+        hidden_layer_sizes::AbstractVector{<:Integer}, activation::Symbol, stability::Symbol,
+        contraction::Float64, horizon::Union{Float64, Nothing},
+    )
+    check_choice("activation", activation, keys(ACTIVATIONS))
+    check_choice("stability", stability, STABILITIES)
+    width = something(n_state, n_features)
+    outer(widths) = Network(n_state === nothing ? widths[1:1] : widths, activation)
+    encoder, decoder = outer([n_features, width]), outer([width, n_outputs])
+    cell = Network([width; hidden_layer_sizes; width], activation)
+    parts = Dims[(network.n_parameters,) for network in (encoder, cell, decoder)]
+    return Model(encoder, cell, decoder, parts, width, stability, contraction, horizon)
+end
+
+function check_choice(what, found::Symbol, choices)
+    found in choices && return nothing
+    known = join(sort!(string.(collect(choices))), ", ", " and ")
+    throw(ArgumentError("The Julia engine has $what $known; found $(repr(string(found)))."))
+end
+
+"""Names of the parameters in their order, as in Python's `pydeq.params.parameter_shapes`."""
+function parameter_names(model::Model)
+    layers = ["cell.$(i - 1)" for i in eachindex(model.cell.layers)]
+    if !isempty(model.encoder.layers)
+        layers = ["encoder"; layers; "decoder"]
+    end
+    return [string(layer, kind) for layer in layers for kind in (".weight", ".bias")]
+end
+
+"""Shapes of the parameters in their order."""
+function parameter_shapes(model::Model)
+    return [model.encoder.shapes; model.cell.shapes; model.decoder.shapes]
+end
+
+"""Indices of the encoder's parameters in the flat vector."""
+encoder_range(model::Model) = 1:(model.encoder.n_parameters)
+
+"""
+    parts(model, theta) -> [encoder, cell, decoder]
+
+Return the flat parameters of the three networks.
+"""
+parts(model::Model, theta::AbstractVector) = cut(theta, model.parts)
+
+"""
+    acting_cell(model, flat)
+
+Return the cell's flat parameters as they act.
+
+A contractive cell has each of its L weights (not its biases) multiplied by
+``min(1, (contraction / prod_i sigma_i)^{1/L})``, with ``sigma_i`` the bound of [`log_norm_bound`](@ref):
+its Lipschitz constant is then at most `contraction`, because every activation is 1-Lipschitz.
+"""
+function acting_cell(model::Model, flat::AbstractVector{T}) where {T}
+    model.stability === :contractive || return flat
+    arrays = cut(flat, model.cell.shapes)
+    n_layers = length(model.cell.layers)
+    log_product = sum(log_norm_bound(arrays[2i - 1]) for i in 1:n_layers)
+    log_scale = min(zero(T), (T(log(model.contraction)) - log_product) / n_layers)
+    scale = exp(log_scale)
+    return glue([isodd(i) ? scale .* arrays[i] : arrays[i] for i in 1:(2n_layers)])
+end
+
+"""
+    log_norm_bound(weight)
+
+Return the logarithm of an upper bound of the spectral norm of `weight`, by Gram iteration
+(Delattre et al. 2023, algorithm 1): ``||G^{32}||_F^{1/64}`` with ``G = W W^T`` or ``W^T W``,
+whichever is smaller, each squaring of G preceded by dividing it by its Frobenius norm.
+"""
+function log_norm_bound(weight::AbstractMatrix{T}) where {T}
+    gram = size(weight, 1) < size(weight, 2) ? weight * weight' : weight' * weight
+    log_norm = zero(T)  # logarithm of the factors divided out, per power of G
+    for _ in 1:GRAM_ITERATIONS
+        size_of_gram = sqrt(sum(abs2, gram) + floatmin(T))
+        gram = gram ./ size_of_gram
+        gram = gram * gram
+        log_norm = 2 * (log_norm + log(size_of_gram))
+    end
+    log_norm = log_norm + log(sum(abs2, gram) + floatmin(T)) / 2
+    return log_norm / 2^(GRAM_ITERATIONS + 1)
+end
+
+"""
+    trajectory(model, theta, x, depth) -> (width, n, depth + 1)
+
+Return the fixed-point iterates of the samples `x` (n_features, n), from u(0) = f(0, h).
+"""
+function trajectory(model::Model, theta::AbstractVector, x::AbstractMatrix, depth::Int)
+    encoder, cell, _ = parts(model, theta)
+    h = model.encoder(encoder, x)
+    flat = acting_cell(model, cell)
+    u = model.cell(flat, h)
+    iterates = similar(u, size(u)..., depth + 1)
+    iterates[:, :, 1] = u
+    for k in 1:depth
+        u = model.cell(flat, u .+ h)
+        iterates[:, :, k + 1] = u
+    end
+    return iterates
+end

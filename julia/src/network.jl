@@ -1,0 +1,75 @@
+# A multilayer perceptron of Lux layers, its parameters in one flat vector.
+
+"""
+    Network(widths, activation)
+
+Dense layers between the `widths`, each but the last ending in the activation; a single width means
+no layer at all, the identity. Its parameters are a flat vector: weight (n_out, n_in) and bias
+(n_out,) of each layer in turn.
+"""
+struct Network
+    layers::Vector{AbstractLuxLayer}
+    shapes::Vector{Dims}
+    activation::Symbol
+    n_parameters::Int
+end
+
+function Network(widths::AbstractVector{<:Integer}, activation::Symbol)
+    layers = AbstractLuxLayer[]
+    shapes = Dims[]
+    for i in 1:(length(widths) - 1)
+        n_in, n_out = widths[i], widths[i + 1]
+        σ = i < length(widths) - 1 ? ACTIVATIONS[activation] : identity
+        push!(layers, Dense(n_in => n_out, σ))
+        push!(shapes, (n_out, n_in), (n_out,))
+    end
+    return Network(layers, shapes, activation, sum(prod, shapes; init = 0))
+end
+
+"""
+    (network)(flat, v)
+
+Return the value (n_out, n) at `v` (n_in, n), with the parameters `flat`.
+"""
+function (network::Network)(flat::AbstractVector, v::AbstractMatrix)
+    arrays = cut(flat, network.shapes)
+    for i in eachindex(network.layers)
+        ps = (weight = arrays[2i - 1], bias = arrays[2i])
+        v = first(network.layers[i](v, ps, NamedTuple()))
+    end
+    return v
+end
+
+"""
+    pull(network, flat, v, row)
+
+Return ``(\\partial f / \\partial v)^T row`` (n_in, n) at `v` (n_in, n) for `row` (n_out, n).
+
+Written out, because Zygote then differentiates it once more, as the Jacobian penalty needs.
+"""
+function pull(network::Network, flat::AbstractVector, v::AbstractMatrix, row::AbstractMatrix)
+    return pull_layer(network, cut(flat, network.shapes), 1, v, row)
+end
+
+function pull_layer(network, arrays, i, v, row)
+    weight, bias = arrays[2i - 1], arrays[2i]
+    i == length(network.layers) && return weight' * row
+    y = first(network.layers[i](v, (; weight, bias), NamedTuple()))
+    return weight' * (slope(network.activation, y) .* pull_layer(network, arrays, i + 1, y, row))
+end
+
+"""Lux's functions for the names of `pydeq.spec.ACTIVATIONS`."""
+const ACTIVATIONS = Dict{Symbol, Function}(
+    :identity => identity,
+    :logistic => Lux.sigmoid,
+    :tanh => tanh,
+    :relu => Lux.relu,
+)
+
+"""The activation's derivative as a function of its value `y`."""
+function slope(activation::Symbol, y::AbstractMatrix{T}) where {T}
+    activation === :tanh && return one(T) .- y .* y
+    activation === :logistic && return y .* (one(T) .- y)
+    activation === :relu && return T.(y .> zero(T))
+    return @ignore_derivatives fill!(similar(y), one(T))
+end

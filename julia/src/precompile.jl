@@ -1,0 +1,50 @@
+# What is compiled when the package is: one training step and one prediction of each kind that
+# compiles code of its own. Widths, numbers of layers and batch sizes are no part of any type, so
+# that this serves all of them.
+
+function small_session(::Type{T}; n_state = 2, kwargs...) where {T}
+    defaults = (;
+        n_features = 3, n_outputs = 2, hidden_layer_sizes = [2], activation = "tanh",
+        stability = "none", contraction = 0.9, horizon = nothing, solver = "tsit5",
+        abstol = 1.0e-2, reltol = 1.0e-2, ode_abstol = 1.0e-6, ode_reltol = 1.0e-3,
+        max_steps = 100, adjoint = "implicit", loss = "squared_error", optimizer = "adam",
+        learning_rate = 1.0e-3, alpha = 1.0e-4, jacobian_penalty = 0.0, train_encoder = true,
+        device = "cpu",
+    )
+    settings = merge(defaults, values(kwargs))
+    model = Model(;
+        settings.n_features, settings.n_outputs, n_state, settings.hidden_layer_sizes,
+        activation = Symbol(settings.activation), stability = Symbol(settings.stability),
+        settings.contraction, settings.horizon,
+    )
+    # Small weights that are all alike: one equilibrium, found in a few steps.
+    arrays = [fill(T(0.1), shape) for shape in parameter_shapes(model)]
+    return open_session(; n_state, names = parameter_names(model), arrays, settings...)
+end
+
+function fit_and_predict(session::Session{T}) where {T}
+    n_features = size(first(get_arrays(session)), 2)
+    x = T.(reshape(1:(3n_features), n_features, 3)) ./ T(3n_features)
+    load_data!(session, x, ones(T, 2, 3), ones(T, 3))
+    saved = snapshot(session)
+    train_batch!(session, [1, 2, 3], ones(T, 2))
+    restore!(session, saved)
+    equilibrium(session, x)
+    optimizer_state(session)
+    return get_arrays(session)
+end
+
+@setup_workload begin
+    @compile_workload begin
+        for T in (Float32, Float64)
+            fit_and_predict(small_session(T; loss = "log_loss"))
+            for activation in ("identity", "logistic", "relu")
+                fit_and_predict(small_session(T; activation))
+            end
+            fit_and_predict(
+                small_session(T; stability = "contractive", solver = "fixed_point", adjoint = "jfb")
+            )
+            fit_and_predict(small_session(T; stability = "jacobian", jacobian_penalty = 0.1))
+        end
+    end
+end

@@ -1,0 +1,138 @@
+# The loss of one batch with its gradient, and the optimiser's step.
+
+"""What a pass over a batch leaves beside its loss."""
+struct Tape
+    found::Base.RefValue{Outcome}
+    weight::Base.RefValue{Any}  # (1, n): the weights that counted
+end
+
+Tape() = Tape(Ref{Outcome}(), Ref{Any}())
+
+"""
+    batch_loss(theta, session, x, target, weight, probe, tape)
+
+Return the loss of one batch, penalties included.
+
+A sample that has not converged does not count with the adjoints `implicit` and `jfb`, which hold
+at an equilibrium only.
+"""
+function batch_loss(theta, session::Session, x, target, weight, probe, tape::Tape)
+    (; model, solver, training) = session
+    encoder, cell, decoder = parts(model, theta)
+    h = model.encoder(encoder, x)
+    flat = acting_cell(model, cell)
+    u = states(model, solver, flat, h, tape.found)
+    kept, w = @ignore_derivatives begin
+        at_equilibrium = model.horizon === nothing && solver.adjoint !== :unrolled
+        outcome = tape.found[]
+        counts = at_equilibrium ? outcome.converged : finite_columns(outcome.u)
+        tape.weight[] = row_like(u, weight .* counts)
+        (row_like(u, counts), tape.weight[])
+    end
+    u = kept .* u  # large states of no weight must not overflow the loss
+    loss = loss_value(training.loss, model.decoder(decoder, u), target, w)
+    if training.alpha != 0
+        squares = sum(session.is_weight .* abs2.(theta))
+        loss += eltype(theta)(training.alpha / 2) * squares / sum(w)
+    end
+    if model.stability === :jacobian && training.jacobian_penalty != 0
+        v = (@ignore_derivatives u) .+ h
+        mean = sum(w .* jacobian_estimate(model.cell, flat, v, probe)) / sum(w)
+        loss += eltype(theta)(training.jacobian_penalty / model.width) * mean
+    end
+    return loss
+end
+
+"""
+    batch_gradient(session, x, target, weight, probe)
+
+Return loss, gradient (like theta) and a report of one batch: `weight`, the sum of those that
+counted, and `n_evals`, `residual` and `converged` of the samples that have a weight.
+
+Samples whose state is not finite would turn every gradient into NaN, so the batch is then passed
+once more without them.
+"""
+function batch_gradient(session::Session{T}, x, target, weight, probe) where {T}
+    rows = findall(>(0), weight)
+    n_evals, converged = zeros(Int, length(weight)), fill(false, length(weight))
+    residuals = zeros(T, length(weight))
+    active = copy(rows)
+    loss, gradient, total = zero(T), zero(session.theta), zero(T)
+    while !isempty(active)
+        tape = Tape()
+        batch = (x[:, active], target[:, active], weight[active])
+        value, back = Zygote.pullback(session.theta) do theta
+            batch_loss(theta, session, batch..., probe, tape)
+        end
+        outcome = tape.found[]
+        n_evals[active] .+= outcome.n_evals
+        converged[active], residuals[active] = outcome.converged, residual(outcome)
+        finite = finite_columns(outcome.u) .& finite_columns(outcome.fu)
+        active = active[finite]
+        all(finite) || continue
+        total = sum(tape.weight[])
+        if total > 0
+            loss, gradient = value, only(back(one(value)))
+        end
+        break
+    end
+    if !session.training.train_encoder
+        view(gradient, encoder_range(session.model)) .= 0
+    end
+    report = (
+        weight = total, n_evals = n_evals[rows], residual = residuals[rows],
+        converged = converged[rows],
+    )
+    return loss, gradient, report
+end
+
+"""
+    train_batch!(session, indices, probe)
+
+Take one optimiser step on the loaded samples `indices` (from 1), with `probe` (width,) for the
+Jacobian penalty. A batch that no sample of counts changes nothing.
+
+Return `loss` and `weight` (the sum of those that counted), `grad_norm`, `n_evals` (summed over the
+samples), `n_samples` (those that have a weight), `worst_residual` and `n_failed`.
+"""
+function train_batch!(session::Session{T}, indices::AbstractVector{<:Integer}, probe) where {T}
+    session.data === nothing && throw(ArgumentError("There is no data yet: call load_data! first."))
+    x, target, weight = session.data
+    indices = Vector{Int}(indices)
+    loss, gradient, report = batch_gradient(
+        session, x[:, indices], target[:, indices], weight[indices],
+        to_device(session.device, Array{T}(probe)),
+    )
+    report.weight > 0 && step!(session, gradient)
+    return (
+        loss = Float64(loss), weight = Float64(report.weight),
+        grad_norm = Float64(norm(gradient)), n_evals = sum(report.n_evals),
+        n_samples = length(report.n_evals), worst_residual = worst(report.residual),
+        n_failed = count(!, report.converged),
+    )
+end
+
+worst(residuals) = Float64(maximum(r -> isnan(r) ? oftype(r, Inf) : r, residuals; init = 0))
+
+function step!(session::Session, gradient)
+    frozen = session.training.train_encoder ? (1:0) : encoder_range(session.model)
+    kept = session.theta[frozen]  # with gradient 0, but Adam may remember another
+    session.optimizer, session.theta = Optimisers.update!(session.optimizer, session.theta, gradient)
+    session.theta[frozen] = kept
+    session.count += 1
+    return nothing
+end
+
+"""
+    loss_and_grad(session, x, target, weight, probe) -> (loss, arrays)
+
+Return the loss of one batch, penalties included, and its gradient in the order of the names. The
+gradient of an encoder that is not trained is zero.
+"""
+function loss_and_grad(session::Session{T}, x, target, weight, probe) where {T}
+    move(array) = to_device(session.device, Array{T}(array))
+    loss, gradient, _ = batch_gradient(
+        session, move(x), move(target), Array{T}(weight), move(probe)
+    )
+    return Float64(loss), unflatten(session, gradient)
+end

@@ -1,0 +1,91 @@
+function check_gradient(s, scale)
+    arrays = random_arrays(s; scale)
+    x, target, weight = random_batch(s)
+    probe = probe_of(s)
+    loss(arrays) = first(loss_and_grad(open_with(s, arrays), x, target, weight, probe))
+    _, gradient = loss_and_grad(open_with(s, arrays), x, target, weight, probe)
+    @test size.(gradient) == size.(arrays)
+    for seed in 1:2
+        direction = random_direction(arrays, seed)
+        if !s.train_encoder
+            foreach(i -> fill!(direction[i], 0), 1:2)
+            @test all(iszero, gradient[1]) && all(iszero, gradient[2])
+        end
+        quotient = difference_quotient(loss, arrays, direction)
+        @test abs(inner(gradient, direction) - quotient) <= 1.0e-6 * norm(norm.(gradient))
+    end
+    return nothing
+end
+
+@testset "the gradient is the difference quotient: $name" for (name, changes, scale) in [
+        ("1 state", (; n_state = 1), 0.6),
+        ("50 states", (; n_state = 50), 0.6),
+        ("51 states", (; n_state = 51), 0.6),
+        ("no encoder", (; n_state = nothing, n_outputs = 3), 0.6),
+        ("affine, sum of squares", (; hidden_layer_sizes = Int[], loss = "sum_of_squares"), 0.6),
+        ("anderson, relu, log loss", (; solver = "anderson", activation = "relu", loss = "log_loss"), 0.6),
+        ("newton, logistic", (; solver = "newton", activation = "logistic"), 0.6),
+        ("fixed point, two hidden layers", (; solver = "fixed_point", hidden_layer_sizes = [5, 4]), 0.6),
+        ("frozen encoder", (; train_encoder = false), 0.6),
+        ("contractive", (; stability = "contractive", hidden_layer_sizes = [5, 9], contraction = 0.7), 3.0),
+        ("finite horizon", (; horizon = 1.5, loss = "log_loss"), 0.6),
+        ("finite horizon, contractive", (; horizon = 1.5, stability = "contractive"), 3.0),
+        ("unrolled", (; adjoint = "unrolled"), 0.6),
+        ("unrolled fixed point", (; adjoint = "unrolled", solver = "fixed_point", stability = "contractive"), 3.0),
+        # Without the constant z* in the penalty the quotient could not be that of a gradient, so
+        # its z* is an equilibrium that no parameter moves: the cell has no hidden layer and is
+        # linear, so that the Jacobian does not depend on z*.
+        ("jacobian", (; hidden_layer_sizes = Int[], stability = "jacobian", jacobian_penalty = 0.7), 0.6),
+    ]
+    check_gradient(settings(; changes...), scale)
+end
+
+@testset "the Jacobian penalty ($activation)" for activation in ("tanh", "logistic", "relu", "identity")
+    cell = PyDEQ.Network([4, 5, 3, 4], Symbol(activation))
+    rng = Xoshiro(3)
+    flat, v = randn(rng, cell.n_parameters), randn(rng, 4, 6)
+    probe = [1.0, -1.0, 1.0, 1.0]
+    found = PyDEQ.jacobian_estimate(cell, flat, v, probe)
+    step = 1.0e-6
+    for j in 1:6
+        row = map(1:4) do i
+            e = step .* ((1:4) .== i)
+            probe' * (cell(flat, v[:, j:j] .+ e) - cell(flat, v[:, j:j] .- e)) / (2step)
+        end
+        @test found[j] ≈ sum(abs2, only.(row)) rtol = 1.0e-6
+    end
+    penalty(flat) = sum(PyDEQ.jacobian_estimate(cell, flat, v, probe))
+    gradient = only(PyDEQ.Zygote.gradient(penalty, flat))
+    direction = only(random_direction([flat], 1))
+    quotient = difference_quotient(a -> penalty(only(a)), [flat], [direction]; step = 1.0e-4)
+    @test abs(gradient' * direction - quotient) <= 1.0e-7 * norm(gradient)
+end
+
+@testset "jfb is one application at the equilibrium" begin
+    s = settings(; adjoint = "jfb", n_state = nothing, n_outputs = 3, hidden_layer_sizes = Int[], alpha = 0.0)
+    arrays = random_arrays(s)
+    x, target, weight = random_batch(s)
+    z = equilibrium(open_with(s, arrays), x).state
+    _, gradient = loss_and_grad(open_with(s, arrays), x, target, weight, probe_of(s))
+    dz = 2 .* (z .- target) ./ 3 .* weight' ./ sum(weight)
+    @test off_by(gradient[1], dz * (z .+ x)') < 1.0e-9
+    @test off_by(gradient[2], vec(sum(dz; dims = 2))) < 1.0e-9
+end
+
+@testset "float32" begin
+    s = settings(;
+        n_state = 51, stability = "contractive", loss = "log_loss", abstol = 2.0e-6,
+        reltol = 2.0e-6, ode_abstol = 1.0e-6, ode_reltol = 1.0e-6,
+    )
+    arrays = random_arrays(s; scale = 3.0)
+    batch = random_batch(s)
+    _, expected = loss_and_grad(open_with((; s..., TIGHT...), arrays), batch..., probe_of(s))
+    loss, found = loss_and_grad(
+        open_with(s, [Float32.(a) for a in arrays]), (Float32.(b) for b in batch)...,
+        probe_of(s, Float32),
+    )
+    @test loss isa Float64
+    @test all(eltype(g) == Float32 for g in found)
+    largest = maximum(maximum(abs, e) for e in expected)
+    @test all(maximum(abs, f .- e) <= 2.0e-3 * max(maximum(abs, e), 1.0e-3 * largest) for (f, e) in zip(found, expected))
+end

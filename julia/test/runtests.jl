@@ -1,0 +1,10 @@
+using Test
+
+include("helpers.jl")
+
+@testset "PyDEQ" begin
+    include("quality.jl")
+    include("equilibria.jl")
+    include("gradients.jl")
+    include("training.jl")
+end

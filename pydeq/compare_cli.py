@@ -1,0 +1,101 @@
+"""The command ``pydeq compare``: a preset in each engine, and in plain Julia, side by side."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pydeq.errors import EngineError
+
+__all__ = ["compare"]
+
+_ENGINES = ("jax", "julia")
+
+
+@click.command()
+@click.option("--preset", type=click.Choice(["double", "mnist"]), required=True)
+@click.option(
+    "--engine",
+    "engines",
+    type=click.Choice(_ENGINES),
+    multiple=True,
+    help="What computes; may be given more than once.  [default: both]",
+)
+@click.option("--original", is_flag=True, help="Run the post's program in plain Julia, too.")
+@click.option(
+    "--train-encoder/--no-train-encoder",
+    default=True,
+    show_default=True,
+    help="Of mnist; in the post's program it never trains.",
+)
+@click.option(
+    "--tol",
+    type=click.FloatRange(0, min_open=True),
+    metavar="TOL",
+    help="Tolerance of the equilibria, abstol and reltol.  [default: the post's]",
+)
+@click.option("--epochs", type=click.IntRange(1), metavar="N", help="[default: the post's]")
+@click.option("--samples", type=click.IntRange(1), metavar="N", help="Of mnist, the first N only.")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    default="data",
+    show_default=True,
+    help="Folder of the MNIST files; downloaded to it where torchvision is installed.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default="out",
+    show_default=True,
+    help="Folder of the figure.",
+)
+def compare(
+    preset: str,
+    engines: tuple[str, ...],
+    original: bool,
+    train_encoder: bool,
+    tol: float | None,
+    epochs: int | None,
+    samples: int | None,
+    data: Path,
+    out: Path,
+) -> None:
+    """Run a preset in each engine from the same start, and say how they differ.
+
+    Weights, batches and their order are the same to the bit. What is not usable here is named and
+    left out.
+    """
+    from pydeq import compare as work
+
+    overrides: dict[str, Any] = {} if tol is None else {"abstol": tol, "reltol": tol}
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if preset == "double":
+            task = work.double_task(epochs, **overrides)
+        else:
+            overrides["train_encoder"] = train_encoder
+            task = work.mnist_task(data, samples, epochs, **overrides)
+        programs = [*(engines or _ENGINES), *(["original"] if original else [])]
+        outcomes = [found for name in programs if (found := _run(task, name)) is not None]
+        if not outcomes:
+            raise click.ClickException("Nothing that was asked for is usable here.")
+        for line in work.table(task, outcomes):
+            click.echo(line)
+        click.echo(f"figure: {work.draw(task, outcomes, out / f'compare-{preset}.png')}")
+    except (EngineError, OSError, ValueError) as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _run(task: Any, program: str) -> Any:
+    """Return the outcome of one program, or None, having said why, where it is not usable."""
+    from pydeq.compare import run_engine
+    from pydeq.errors import EngineUnavailableError
+    from pydeq.original import run_original
+
+    click.echo(f"{program} ...", err=True)
+    try:
+        return run_original(task) if program == "original" else run_engine(task, program)
+    except EngineUnavailableError as error:
+        click.echo(f"{program} is left out: {error}", err=True)
+        return None

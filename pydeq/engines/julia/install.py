@@ -1,0 +1,164 @@
+"""Setting Julia up for pydeq: find or download it, install and precompile PyDEQ, test it all.
+
+juliapkg does the first part. Its progress, and Julia's, goes to the terminal as it comes.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pydeq.engines.julia.environment import (
+    JuliaEnvironment,
+    bundled_project,
+    find_julia,
+    manifest_packages,
+)
+from pydeq.errors import EngineUnavailableError
+
+__all__ = ["install", "self_test", "status"]
+
+NETWORK = """\
+Behind a proxy, set HTTPS_PROXY (and HTTP_PROXY) to it; where it signs its traffic itself, point
+JULIA_SSL_CA_ROOTS_PATH and SSL_CERT_FILE to its certificate. Where Julia's package server is
+blocked, JULIA_PKG_SERVER names a mirror. A machine without a network takes a Julia and a project
+that were made elsewhere: PYTHON_JULIAPKG_EXE, PYTHON_JULIAPKG_PROJECT (a full path) and
+PYTHON_JULIAPKG_OFFLINE=yes, with JULIA_DEPOT_PATH naming the folder of its packages."""
+
+CUDA_PACKAGES = {
+    "CUDA": "052768ef-5323-5732-b1bb-66c8b64840ba",
+    "LuxCUDA": "d0bbae9a-e099-4d5b-a835-1c6931763bda",
+    "cuDNN": "02a925ec-e4fe-4b08-9a7e-0d78e3d38ccd",
+}
+
+_SHOWN = ("PyDEQ", "PythonCall", "Lux", "DiffEqFlux", "OrdinaryDiffEq", "SteadyStateDiffEq")
+_SHOWN_TOO = ("SciMLSensitivity", "SciMLBase", "NonlinearSolve", "Zygote", "Optimisers", "CUDA")
+
+
+def status() -> list[tuple[str, str]]:
+    """Return what is found of Julia as lines of a name and a text; starts and writes nothing."""
+    found = find_julia()
+    lines = [
+        ("usable", "yes" if found.ready else f"no: {found.problem}"),
+        ("found by", found.origin),
+        ("julia", f"{found.executable or 'none'}{f' ({found.version})' if found.version else ''}"),
+        ("project", found.project or "none"),
+        ("PyDEQ", str(bundled_project())),
+    ]
+    packages = (found.project and manifest_packages(found.project)) or {}
+    lines += [(name, packages[name]) for name in _SHOWN + _SHOWN_TOO if packages.get(name)]
+    if found.note:
+        lines.append(("note", found.note))
+    if not found.ready:
+        lines.append(("what to do", found.advice))
+    return lines
+
+
+def install(cuda: bool, update: bool, say: Callable[[str], None]) -> JuliaEnvironment:
+    """Set Julia up, which takes many minutes the first time, and test that it works.
+
+    Parameters
+    ----------
+    cuda : bool
+        Add Julia's packages for NVIDIA GPUs.
+    update : bool
+        Take the newest versions of all packages that pydeq allows.
+    say : callable
+        Is handed a line of progress.
+
+    Raises
+    ------
+    EngineUnavailableError
+        If it fails; says why and what to do.
+    """
+    os.environ.setdefault("JULIA_CONDAPKG_BACKEND", "Null")
+    found = find_julia()
+    if found.can_install:
+        _resolve(cuda, update, say)
+        found = find_julia()
+    if not found.ready:
+        raise EngineUnavailableError(f"{found.problem}. What to do: {found.advice}.")
+    say(f"Julia: {found.executable}, project {found.project}")
+    say("Testing it: loading PyDEQ (precompiled, the first time), a fit and a prediction ...")
+    _test(found)
+    return found
+
+
+def _resolve(cuda: bool, update: bool, say: Callable[[str], None]) -> None:
+    """Let juliapkg find or download Julia, and install and precompile what is asked of it."""
+    import juliapkg
+    from juliapkg.state import STATE
+
+    _check_writable(Path(STATE["project"]))
+    say("Finding Julia, installing and precompiling its packages: minutes, 20 or more on a small")
+    say("machine. What follows is said by juliapkg and Julia.")
+    try:
+        if cuda:
+            for name, uuid in CUDA_PACKAGES.items():
+                juliapkg.add(name, uuid)
+        juliapkg.resolve(force=True, update=update)
+    except Exception as error:  # of the network, of Julia, of juliapkg's own
+        raise EngineUnavailableError(
+            f"Setting Julia up failed: {type(error).__name__}: {error}\n{NETWORK}"
+        ) from error
+
+
+def _check_writable(project: Path) -> None:
+    try:
+        project.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=project):
+            pass
+    except OSError as error:
+        raise EngineUnavailableError(
+            f"Julia's packages are to be installed to {project}, which cannot be written to "
+            f"({error.strerror}). Set PYTHON_JULIAPKG_PROJECT to the full path of a folder that "
+            "can, now and whenever pydeq is used; or have it installed by someone who may."
+        ) from error
+
+
+def _test(found: JuliaEnvironment) -> None:
+    """Run the self-test in a process of its own, as a user would meet it."""
+    code = "from pydeq.engines.julia.install import self_test; self_test()"
+    last: deque[str] = deque(maxlen=20)
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stderr=subprocess.PIPE, encoding="utf-8", errors="replace"
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:  # Julia's progress, as it comes
+            sys.stderr.write(line)
+            last.append(line)
+    if process.returncode:
+        raise EngineUnavailableError(
+            f"Julia ({found.executable}, project {found.project}) is there, but the test failed "
+            f"(exit code {process.returncode}):\n{''.join(last)}"
+        )
+
+
+def self_test() -> None:
+    """Solve, differentiate and train a small affine model, whose answers are known."""
+    import numpy as np
+
+    from pydeq.engines.julia.session import JuliaEngine
+    from pydeq.spec import ModelSpec, OptimizerSpec, SolverSpec
+
+    model = ModelSpec(1, 1, None, ())
+    params: dict[str, Any] = {
+        "cell.0.weight": np.array([[0.5]]),
+        "cell.0.bias": np.array([0.25]),
+    }
+    tight = SolverSpec(abstol=1e-8, reltol=1e-8, ode_abstol=1e-10, ode_reltol=1e-10)
+    optimizer = OptimizerSpec("sgd", "sum_of_squares", learning_rate=0.1)
+    session = JuliaEngine("cpu").open(model, tight, optimizer, params)
+    x, target, weight = np.array([[1.0], [-2.0]]), np.zeros((2, 1)), np.ones(2)
+    z = x + 0.5  # of z = (z + x) / 2 + 1 / 4
+    np.testing.assert_allclose(session.equilibrium(x).state, z, rtol=1e-6)
+    gradient = 2 * z.sum() / 0.5  # of the sum of z ** 2 by the bias: dz/db = 1 / (1 - 1 / 2)
+    _, found = session.loss_and_grad(x, target, weight)
+    np.testing.assert_allclose(found["cell.0.bias"], gradient, rtol=1e-5)
+    session.load_data(x, target, weight)
+    session.train_epoch(np.arange(2), 2)
+    np.testing.assert_allclose(session.params()["cell.0.bias"], 0.25 - 0.1 * gradient, rtol=1e-5)

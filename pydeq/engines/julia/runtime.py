@@ -1,0 +1,321 @@
+"""The one place that imports juliacall: starts Julia when first asked, and loads PyDEQ in it.
+
+Julia lives once in a process, from its start to the end. What goes wrong is said in Python: see
+:class:`JuliaError`, and :func:`start` for what is refused.
+"""
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, final
+
+from pydeq.engines.julia.environment import (
+    INSTALL,
+    JuliaEnvironment,
+    bundled_project,
+    find_julia,
+    julia_option,
+)
+from pydeq.errors import EngineError, EngineUnavailableError
+
+__all__ = ["Julia", "JuliaError", "calling", "is_started", "start", "torch_came_first", "versions"]
+
+MESSAGE_LENGTH = 400
+"""Most characters of a Julia message that an exception repeats."""
+
+_log = logging.getLogger(__name__)
+
+
+@final
+class JuliaError(EngineError):
+    """Julia code failed; the message is short.
+
+    Attributes
+    ----------
+    julia_trace : str
+        Julia's own message, whole, and its backtrace.
+    """
+
+    def __init__(self, message: str, julia_trace: str = "") -> None:
+        super().__init__(message)
+        self.julia_trace = julia_trace
+        if julia_trace:
+            self.add_note("This error's `julia_trace` has Julia's backtrace.")
+
+
+@final
+@dataclass(frozen=True)
+class Julia:
+    """What the engine needs of a running Julia.
+
+    Attributes
+    ----------
+    pydeq : module
+        The Julia module PyDEQ; its function ``f!`` is the attribute ``f_b``.
+    array : callable
+        Copies a numpy array to a Julia array of the same shape.
+    vector, strings, integers : callable
+        Make a ``Vector{Any}``, ``Vector{String}``, ``Vector{Int}`` of their arguments.
+    load_cuda : callable
+        Loads Julia's packages for NVIDIA GPUs, where the project has them.
+    describe : callable
+        Returns the type, the message and the trace of a Julia exception and its backtrace.
+    """
+
+    pydeq: Any
+    array: Callable[..., Any]
+    vector: Callable[..., Any]
+    strings: Callable[..., Any]
+    integers: Callable[..., Any]
+    load_cuda: Callable[..., Any]
+    describe: Callable[..., Any]
+
+
+class _Process:
+    """What has become of Julia in this process."""
+
+    julia: Julia | None = None
+    failure: EngineUnavailableError | None = None
+    is_fork: bool = False
+    lock = threading.RLock()
+
+
+def is_started() -> bool:
+    """Return whether pydeq has started Julia in this process, or in the one it was forked from."""
+    return _Process.julia is not None
+
+
+def start() -> Julia:
+    """Return the running Julia, after starting it if need be.
+
+    Raises
+    ------
+    EngineUnavailableError
+        If it is not set up or does not start; if this process was forked from one in which it
+        runs; if this is not the main thread. A start that failed is not tried again: half of a
+        Julia cannot be taken back.
+    """
+    _refuse_fork_and_thread()
+    with _Process.lock:
+        if _Process.failure is not None:
+            raise _Process.failure
+        if _Process.julia is None:
+            environment = find_julia()
+            if not environment.ready:
+                raise EngineUnavailableError(
+                    f"engine='julia' was asked for, but {environment.problem}. "
+                    f"What to do: {environment.advice}. `pydeq julia status` tells more, and "
+                    "engine='jax' works without Julia."
+                )
+            try:
+                _Process.julia = _start(environment)
+            except EngineUnavailableError as error:
+                _Process.failure = error
+                raise
+    return _Process.julia
+
+
+def torch_came_first() -> bool:
+    """Return whether Julia has yet to be started, but torch is there; together they may crash.
+
+    See https://github.com/pytorch/pytorch/issues/78829.
+    """
+    return not is_started() and "torch" in sys.modules
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Julia and of the packages that the engine is made of."""
+    julia = start()
+    with calling("Asking for versions"):
+        return {str(name): str(text) for name, text in julia.pydeq.versions().items()}
+
+
+@contextlib.contextmanager
+def calling(what: str) -> Iterator[None]:
+    """Turn what Julia throws inside into Python's exceptions.
+
+    Julia's ``InterruptException`` becomes KeyboardInterrupt, everything else :class:`JuliaError`.
+
+    Parameters
+    ----------
+    what : str
+        What is being done, in words, for the message.
+    """
+    _refuse_fork_and_thread()
+    # Not imported: `start` did so, or there is nothing to be translated.
+    thrown = sys.modules["juliacall"].JuliaError if "juliacall" in sys.modules else ()
+    try:
+        yield
+    except thrown as error:
+        raise _translated(error, what) from None
+
+
+def _translated(error: Any, what: str) -> BaseException:
+    assert _Process.julia is not None
+    kind, message, trace = _Process.julia.describe(*error.args)
+    if kind == "InterruptException":
+        return KeyboardInterrupt()
+    return JuliaError(f"{what} failed in Julia: {_short(message)}", trace)
+
+
+def _short(message: str) -> str:
+    """Return the first line of a message, and not all of that if it is long."""
+    first = message.strip().partition("\n")[0]
+    return first if len(first) <= MESSAGE_LENGTH else f"{first[:MESSAGE_LENGTH]} ..."
+
+
+def _refuse_fork_and_thread() -> None:
+    if _Process.is_fork:
+        raise EngineUnavailableError(
+            "This process was forked from one in which Julia runs, and Julia does not survive "
+            "that. Start workers afresh instead: multiprocessing.set_start_method('spawn') or "
+            "'forkserver' before anything else, joblib's own backend 'loky'; or do not use "
+            "engine='julia' before the fork."
+        )
+    if threading.current_thread() is not threading.main_thread():
+        # Its garbage collector waits for the thread that started it, which waits for Python.
+        raise EngineUnavailableError(
+            "Julia can be used in the main thread only; in another it would hang or crash the "
+            "process. Use processes instead (joblib's own backend 'loky'), or engine='jax', or "
+            "'auto', which takes JAX in other threads."
+        )
+
+
+def _start(environment: JuliaEnvironment) -> Julia:
+    if torch_came_first():
+        warnings.warn(
+            "torch was imported before Julia was started, which can crash the process. Call "
+            "pydeq.engines.get_engine('julia') before `import torch`.",
+            stacklevel=4,
+        )
+    _log.info("Starting Julia: %s, project %s", environment.executable, environment.project)
+    try:
+        juliacall: Any = _import_juliacall(environment)
+    except Exception as error:
+        raise EngineUnavailableError(
+            f"Julia ({environment.executable}, project {environment.project}) did not start: "
+            f"{_short(str(error))}. What to do: {INSTALL}, which ends with a test; and see what "
+            "Julia printed."
+        ) from error
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_become_fork)
+    _return_interrupts(juliacall)
+    return _load(juliacall)
+
+
+def _import_juliacall(environment: JuliaEnvironment) -> Any:
+    """Import juliacall, which starts Julia.
+
+    It is told where Julia is. Left to itself it would ask juliapkg, which downloads and installs
+    what it finds missing, without a word on why the import takes minutes; and which has to write
+    to the project's folder even if nothing is missing.
+    """
+    os.environ.setdefault("JULIA_CONDAPKG_BACKEND", "Null")  # Python is there: this one
+    settings = {
+        "PYTHON_JULIACALL_EXE": environment.executable,
+        "PYTHON_JULIACALL_PROJECT": environment.project,
+        "PYTHON_JULIACALL_LIB": environment.libjulia,
+        "PYTHON_JULIACALL_BINDIR": environment.bindir,
+    }
+    if julia_option("handle_signals") is None and _has_threads():
+        # Several threads stop each other by a SIGSEGV that Julia has to handle.
+        settings["PYTHON_JULIACALL_HANDLE_SIGNALS"] = "yes"
+    with _environment_variables(settings), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch was imported before juliacall")
+        import juliacall
+    return juliacall
+
+
+def _has_threads() -> bool:
+    threads = julia_option("threads") or os.environ.get("JULIA_NUM_THREADS", "1")
+    return threads not in ("1", "1,0")
+
+
+@contextlib.contextmanager
+def _environment_variables(settings: dict[str, str | None]) -> Iterator[None]:
+    """Set environment variables for a while; those that the user has set, and None, stay."""
+    added = {k: v for k, v in settings.items() if v is not None and k not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
+
+
+def _return_interrupts(juliacall: Any) -> None:
+    """Give Ctrl-C back to Python, which hears it between two calls of Julia.
+
+    A Julia that handles signals blocks SIGINT in all threads and waits for it in one of its own.
+    """
+    if juliacall.CONFIG.get("opt_handle_signals") != "yes" or sys.platform == "win32":
+        return
+    handler = signal.getsignal(signal.SIGINT)
+    if handler is not None:
+        signal.signal(signal.SIGINT, handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+def _become_fork() -> None:
+    """Note that this process is a fork, in which Julia must not run: not even its exit hook."""
+    _Process.is_fork = True
+    library = sys.modules["juliacall"].CONFIG.get("lib")
+
+    def nothing(_: int) -> None: ...
+
+    if library is not None:
+        library.jl_atexit_hook = nothing
+
+
+def _load(juliacall: Any) -> Julia:
+    """Return PyDEQ and what is needed to talk to it."""
+    main = juliacall.Main
+    try:
+        pydeq = main.seval(_LOAD_PYDEQ)(str(bundled_project()))
+        parts = {name: main.seval(code) for name, code in _HELPERS.items()}
+    except juliacall.JuliaError as error:
+        message = str(error)
+        unavailable = EngineUnavailableError(
+            f"Julia runs, but its package PyDEQ does not load: {_short(message)}. "
+            f"What to do: {INSTALL}, which ends with a test."
+        )
+        unavailable.add_note(message)
+        raise unavailable from None
+    return Julia(pydeq=pydeq, **parts)
+
+
+# Where the active project does not know PyDEQ, its own folder serves as a second environment: it
+# says what PyDEQ needs, and the active project where that is.
+_LOAD_PYDEQ = """
+function (folder)
+    isnothing(Base.identify_package("PyDEQ")) && push!(LOAD_PATH, folder)
+    return Base.require(Main, :PyDEQ)
+end
+"""
+
+_HELPERS = {
+    "array": "x -> Array(x)",
+    "vector": "(items...) -> Any[items...]",
+    "strings": "(items...) -> String[items...]",
+    "integers": "(items...) -> Int[items...]",
+    "load_cuda": """
+function ()
+    names = (:CUDA, :LuxCUDA, :cuDNN)
+    any(name -> isnothing(Base.identify_package(string(name))), names) && return
+    foreach(name -> Base.require(Main, name), names)
+end
+""",
+    "describe": """
+function (exception, backtrace)
+    message = sprint(showerror, exception; context = :limit => true)
+    trace = isnothing(backtrace) ? message : sprint(showerror, exception, backtrace)
+    return string(nameof(typeof(exception))), message, trace
+end
+""",
+}

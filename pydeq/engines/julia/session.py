@@ -1,0 +1,303 @@
+"""The Julia engine's side of the contract: numpy in, numpy out, PyDEQ.jl at work between.
+
+PyDEQ is called once a batch, so that Ctrl-C is heard between two batches.
+"""
+
+import logging
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple, final
+
+import numpy as np
+
+from pydeq.batching import iter_batches, probes
+from pydeq.engines.base import AbstractEngine, AbstractSession, EpochReport, Equilibrium
+from pydeq.engines.julia import runtime
+from pydeq.engines.julia.arrays import from_julia, julia_view
+from pydeq.errors import EngineError, EngineUnavailableError
+from pydeq.params import Params, check_params
+from pydeq.spec import ModelSpec, OptimizerSpec, SolverSpec
+
+__all__ = ["JuliaEngine", "JuliaSession"]
+
+CHUNK = 1024
+"""Most samples that `equilibrium` solves at once."""
+
+_log = logging.getLogger(__name__)
+
+
+@final
+class JuliaEngine(AbstractEngine):
+    """Solve and train with the Julia package PyDEQ, in this process.
+
+    The first one starts Julia, which takes seconds; see :func:`pydeq.engines.julia.runtime.start`.
+    """
+
+    name = "julia"
+
+    def __init__(self, device: str = "auto") -> None:
+        self._julia = runtime.start()
+        self.device = _find_device(self._julia, device)
+
+    def open(
+        self,
+        model: ModelSpec,
+        solver: SolverSpec,
+        optimizer: OptimizerSpec,
+        params: Params,
+        optimizer_state: Params | None = None,
+    ) -> "JuliaSession":
+        """See :meth:`AbstractEngine.open`."""
+        check_params(model, params)
+        return JuliaSession(
+            self._julia, self.device, model, solver, optimizer, params, optimizer_state
+        )
+
+
+def _find_device(julia: runtime.Julia, name: str) -> str:
+    if name == "cpu":
+        return "cpu"
+    reason = "Julia sees no NVIDIA GPU that works"
+    try:
+        with runtime.calling("Looking for a GPU"):
+            julia.load_cuda()
+            if julia.pydeq.has_cuda():
+                return "cuda"
+    except EngineError as error:
+        reason = str(error)
+        _log.warning("%s", reason)
+    if name == "cuda":
+        raise EngineUnavailableError(
+            f"device='cuda' was asked for, but: {reason}. `pydeq julia install --cuda` adds "
+            "Julia's CUDA packages; a CUDA driver is needed too. Or use device='auto' or 'cpu'."
+        )
+    return "cpu"
+
+
+class _Batch(NamedTuple):
+    """What PyDEQ reports of one batch.
+
+    Attributes
+    ----------
+    loss : float
+    weight : float
+        Sum of the weights of the samples that counted.
+    grad_norm : float
+    n_evals, n_samples : int
+        Sums over the samples that have weight.
+    worst_residual : float
+    n_failed : int
+    """
+
+    loss: float
+    weight: float
+    grad_norm: float
+    n_evals: float
+    n_samples: int
+    worst_residual: float
+    n_failed: int
+
+
+@final
+class JuliaSession(AbstractSession):
+    """See :class:`AbstractSession`."""
+
+    def __init__(self, julia, device, model, solver, optimizer, params, optimizer_state) -> None:
+        self._julia: runtime.Julia = julia
+        self._dtype = next(iter(params.values())).dtype
+        self._model: ModelSpec = model
+        self._optimizer: OptimizerSpec = optimizer
+        self._names = list(params)
+        self._n_loaded = 0
+        self._epoch = 0
+        self._undo: Any = None
+        settings = _settings(julia, device, model, solver, optimizer)
+        with runtime.calling("Opening a session"):
+            self._session: Any = julia.pydeq.open_session(
+                **settings,
+                **self._optimizer_settings(optimizer_state),
+                names=julia.strings(*self._names),
+                arrays=self._vector(params.values()),
+            )
+
+    def _array(self, value: Any) -> Any:
+        return self._julia.array(julia_view(value, self._dtype))
+
+    def _vector(self, values: Any) -> Any:
+        return self._julia.vector(*[self._array(value) for value in values])
+
+    def _named(self, arrays: Any, prefix: str = "") -> Params:
+        values = [from_julia(array) for array in arrays]
+        return {f"{prefix}{name}": v for name, v in zip(self._names, values, strict=True)}
+
+    def _optimizer_settings(self, saved: Params | None) -> dict[str, Any]:
+        if not saved or self._optimizer.name != "adam":
+            return {}
+        return {
+            "opt_count": int(saved["count"]),
+            "opt_m": self._vector(saved[f"m.{name}"] for name in self._names),
+            "opt_v": self._vector(saved[f"v.{name}"] for name in self._names),
+        }
+
+    def _call(self, function: str, *args: Any, **kwargs: Any) -> Any:
+        """Call a function of PyDEQ on this session, after what is left to be undone."""
+        if self._session is None:
+            raise EngineError("This session has been closed.")
+        if self._undo is not None:
+            snapshot, self._undo = self._undo, None
+            try:
+                self._call("restore_b", snapshot)
+            except BaseException:
+                self._undo = snapshot
+                raise
+        with runtime.calling(_DOING.get(function, function)):
+            return getattr(self._julia.pydeq, function)(self._session, *args, **kwargs)
+
+    def load_data(self, x: np.ndarray, target: np.ndarray, weight: np.ndarray) -> None:
+        """See :meth:`AbstractSession.load_data`."""
+        self._call("load_data_b", self._array(x), self._array(target), self._array(weight))
+        self._n_loaded = len(x)
+
+    def train_epoch(self, order: np.ndarray, batch_size: int) -> EpochReport:
+        """See :meth:`AbstractSession.train_epoch`."""
+        order = np.asarray(order, np.int64)
+        if len(order) and not 0 <= order.min() <= order.max() < self._n_loaded:
+            raise IndexError(
+                f"The order of an epoch has indices {order.min()} to {order.max()}; "
+                f"{self._n_loaded} samples are loaded."
+            )
+        batches = list(iter_batches(order, batch_size))
+        rows = probes(
+            self._optimizer.seed, self._epoch, len(batches), self._model.state_width, self._dtype
+        )
+        # Undone by whatever is asked of the session next, unless the epoch comes to its end: an
+        # exception, a second one while this one is handled included, leaves nothing half done.
+        self._undo = self._call("snapshot")
+        reports = self._train(batches, rows)
+        report = _report(reports, self._optimizer.loss)
+        self._undo = None
+        self._epoch += 1
+        return report
+
+    def _train(self, batches: list[np.ndarray], rows: np.ndarray) -> list[_Batch]:
+        train: Callable[..., Any] = self._julia.pydeq.train_batch_b
+        reports = []
+        with runtime.calling(_DOING["train_batch_b"]):
+            for indices, row in zip(batches, rows, strict=True):
+                probe, at = self._julia.array(row), self._julia.array(indices + 1)
+                found = train(self._session, at, probe)
+                reports.append(_Batch(*(getattr(found, field) for field in _Batch._fields)))
+        return reports
+
+    def equilibrium(self, x: np.ndarray) -> Equilibrium:
+        """See :meth:`AbstractSession.equilibrium`."""
+        parts = []
+        for start in range(0, len(x), CHUNK):
+            # Each sample by itself: no answer depends on what else is asked for.
+            found = self._call("equilibrium", self._array(x[start : start + CHUNK]), each=True)
+            fields = ("state", "output", "residual", "n_evals", "converged")
+            parts.append([from_julia(getattr(found, field)) for field in fields])
+        state, output, residual, n_evals, converged = (
+            np.concatenate(arrays) for arrays in zip(*parts, strict=True)
+        )
+        return Equilibrium(
+            state, output, residual, n_evals.astype(np.int64), converged.astype(bool)
+        )
+
+    def loss_and_grad(
+        self, x: np.ndarray, target: np.ndarray, weight: np.ndarray
+    ) -> tuple[float, Params]:
+        """See :meth:`AbstractSession.loss_and_grad`."""
+        probe = probes(self._optimizer.seed, 0, 1, self._model.state_width, self._dtype)[0]
+        batch = (self._array(value) for value in (x, target, weight, probe))
+        loss, grads = self._call("loss_and_grad", *batch)
+        return float(loss), self._named(grads)
+
+    def trajectory(self, x: np.ndarray, depth: int) -> np.ndarray:
+        """See :meth:`AbstractSession.trajectory`."""
+        return from_julia(self._call("trajectory", self._array(x), int(depth)))
+
+    def params(self) -> Params:
+        """See :meth:`AbstractSession.params`."""
+        return self._named(self._call("get_arrays"))
+
+    def optimizer_state(self) -> Params:
+        """See :meth:`AbstractSession.optimizer_state`."""
+        if self._optimizer.name != "adam":
+            return {}
+        count, m, v = self._call("optimizer_state")
+        return {
+            "count": np.array(int(count), np.int64),
+            **self._named(m, "m."),
+            **self._named(v, "v."),
+        }
+
+    def close(self) -> None:
+        """See :meth:`AbstractSession.close`."""
+        self._session = self._undo = None
+
+
+_DOING = {
+    "load_data_b": "Loading the data",
+    "train_batch_b": "Training",
+    "snapshot": "Training",
+    "restore_b": "Undoing an epoch",
+    "equilibrium": "The search for equilibria",
+    "loss_and_grad": "The gradient",
+    "trajectory": "The trajectory",
+    "get_arrays": "Reading the weights",
+    "optimizer_state": "Reading the optimiser's state",
+}
+"""What a function of PyDEQ does, in words, for the message of an error."""
+
+
+def _settings(
+    julia: runtime.Julia,
+    device: str,
+    model: ModelSpec,
+    solver: SolverSpec,
+    optimizer: OptimizerSpec,
+) -> dict[str, Any]:
+    """Return the specs as the keywords of PyDEQ's ``open_session``."""
+    return {
+        "n_features": model.n_features,
+        "n_outputs": model.n_outputs,
+        "n_state": model.n_state,
+        "hidden_layer_sizes": julia.integers(*model.hidden_layer_sizes),
+        "activation": model.activation,
+        "stability": model.stability,
+        "contraction": model.contraction,
+        "horizon": model.horizon,
+        "solver": solver.name,
+        "abstol": solver.abstol,
+        "reltol": solver.reltol,
+        "ode_abstol": solver.ode_abstol,
+        "ode_reltol": solver.ode_reltol,
+        "max_steps": solver.max_steps,
+        "adjoint": solver.adjoint,
+        "loss": optimizer.loss,
+        "optimizer": optimizer.name,
+        "learning_rate": optimizer.learning_rate,
+        "alpha": optimizer.alpha,
+        "jacobian_penalty": optimizer.jacobian_penalty,
+        "train_encoder": optimizer.train_encoder,
+        "device": device,
+    }
+
+
+def _report(batches: list[_Batch], loss: str) -> EpochReport:
+    """Return the epoch's report: means over what the batches had, as the contract has them."""
+    stepped = [batch for batch in batches if batch.weight > 0]
+    weight = sum(batch.weight for batch in stepped)
+    if loss == "sum_of_squares":
+        total, divisor = sum(batch.loss for batch in stepped), min(len(stepped), 1)
+    else:
+        total, divisor = sum(batch.loss * batch.weight for batch in stepped), weight
+    residuals = [math.inf if math.isnan(b.worst_residual) else b.worst_residual for b in batches]
+    return EpochReport(
+        loss=float(total / divisor) if divisor else math.nan,
+        grad_norm=float(sum(batch.grad_norm for batch in stepped) / max(len(stepped), 1)),
+        n_evals=float(sum(b.n_evals for b in batches) / max(sum(b.n_samples for b in batches), 1)),
+        worst_residual=float(max(residuals, default=0.0)),
+        n_failed=int(sum(b.n_failed for b in batches)),
+    )

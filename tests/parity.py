@@ -1,0 +1,111 @@
+"""What engines are compared by: models, batches and a training, the same wherever they run."""
+
+import dataclasses
+
+import numpy as np
+from helpers import random_batch, random_params, tight
+
+from pydeq.batching import epoch_order
+from pydeq.datasets import load_digits
+from pydeq.params import init_params
+from pydeq.spec import ModelSpec, OptimizerSpec, SolverSpec
+
+# Largest differences between engines, relative to the size of what is compared.
+STATE = {"float64": 1e-8, "float32": 1e-5}
+GRADIENT = {"float64": 1e-6, "float32": 1e-4}
+LOSS_CURVE = 1e-3
+N_STEPS = 100
+
+_MODEL = ModelSpec(n_features=5, n_outputs=3, n_state=20, hidden_layer_sizes=(30,))
+
+# name: changes of the model, the solver, the optimiser; scale of the cell's weights; dtype
+CASES = {
+    "tsit5": ({}, {}, {}, 0.6, "float64"),
+    "51 states": ({"n_state": 51}, {}, {}, 0.6, "float64"),
+    "anderson, relu": (
+        {"hidden_layer_sizes": (12, 9), "activation": "relu"},
+        {"name": "anderson"},
+        {"loss": "log_loss"},
+        0.6,
+        "float64",
+    ),
+    "newton, logistic": (
+        {"activation": "logistic"},
+        {"name": "newton"},
+        {"loss": "sum_of_squares"},
+        0.6,
+        "float64",
+    ),
+    "fixed point, affine": (
+        {"hidden_layer_sizes": ()},
+        {"name": "fixed_point"},
+        {},
+        0.6,
+        "float64",
+    ),
+    "no encoder": ({"n_state": None, "n_features": 3}, {}, {}, 0.6, "float64"),
+    "contractive": ({"stability": "contractive"}, {}, {"alpha": 0.1}, 3.0, "float64"),
+    "jacobian": (
+        {"stability": "jacobian"},
+        {},
+        {"jacobian_penalty": 0.7, "loss": "log_loss"},
+        0.6,
+        "float64",
+    ),
+    "jfb": ({}, {"adjoint": "jfb"}, {}, 0.6, "float64"),
+    "finite horizon": ({"horizon": 2.0}, {}, {}, 0.6, "float64"),
+    "float32, 51 states": ({"n_state": 51}, {}, {"loss": "log_loss"}, 0.6, "float32"),
+    "float32, contractive": ({"stability": "contractive"}, {}, {}, 3.0, "float32"),
+}
+
+
+def case(name):
+    """Return the arguments of ``open``, and a batch."""
+    model_changes, solver_changes, optimizer_changes, scale, dtype = CASES[name]
+    model = dataclasses.replace(_MODEL, **model_changes)
+    optimizer = dataclasses.replace(OptimizerSpec(), **optimizer_changes)
+    params = random_params(model, dtype=dtype, scale=scale)
+    solver = tight(dtype, **solver_changes)
+    return (model, solver, optimizer, params), random_batch(model, optimizer, dtype=dtype)
+
+
+def solve(engine, name):
+    """Return the state, the output, the loss and its gradient, as named arrays."""
+    args, batch = case(name)
+    session = engine.open(*args)
+    found = session.equilibrium(batch[0])
+    loss, gradient = session.loss_and_grad(*batch)
+    session.close()
+    assert found.converged.all()
+    named = {f"gradient.{key}": value for key, value in gradient.items()}
+    return {"state": found.state, "output": found.output, "loss": np.array(loss), **named}
+
+
+def training_case():
+    """Return the arguments of ``open``, the data, and N_STEPS batches.
+
+    The model of the preset `mnist`, its equilibria searched to 1e-6, on digits that come with
+    scikit-learn, enlarged to MNIST's 28 x 28 pixels.
+    """
+    X, y, _, _ = load_digits()
+    small = X.reshape(-1, 8, 8).repeat(3, axis=1).repeat(3, axis=2)
+    x = np.pad(small, ((0, 0), (2, 2), (2, 2))).reshape(len(X), 784).astype(np.float64)
+    model = ModelSpec(n_features=784, n_outputs=10, n_state=100, hidden_layer_sizes=(500,))
+    solver = SolverSpec(abstol=1e-6, reltol=1e-6)
+    optimizer = OptimizerSpec(loss="log_loss", learning_rate=3e-4)
+    rng = np.random.default_rng(0)
+    params = init_params(model, rng, np.dtype("float64"))
+    orders = [epoch_order(len(x), True, rng) for _ in range(3)]
+    batches = np.concatenate(orders)[: N_STEPS * 32].reshape(N_STEPS, 32)
+    return (model, solver, optimizer, params), (x, np.eye(10)[y], np.ones(len(x))), batches
+
+
+def train(engine):
+    """Return the loss of every step of the training, and the weights after the last."""
+    args, data, batches = training_case()
+    session = engine.open(*args)
+    session.load_data(*data)
+    loss = [session.train_epoch(batch, len(batch)).loss for batch in batches]
+    params = session.params()
+    session.close()
+    return np.array(loss), params

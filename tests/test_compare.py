@@ -1,0 +1,265 @@
+"""`pydeq compare`: the same start for everyone, the numbers of the table, the file format."""
+
+import dataclasses
+import re
+import subprocess
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from helpers import assert_params_equal, assert_params_near
+
+import pydeq.compare
+from pydeq import original, presets
+from pydeq.compare_cli import compare as compare_command
+from pydeq.datasets import load_digits
+from pydeq.engines.julia.environment import JuliaEnvironment
+from pydeq.errors import EngineError
+from pydeq.original import read_arrays, run_original, write_arrays
+
+
+@pytest.fixture
+def digits(monkeypatch):
+    """Stand in for MNIST: scikit-learn's digits, 300 to train on."""
+    X, y, X_test, y_test = load_digits()
+    small = X[:300], y[:300], X_test[:100], y_test[:100]
+    monkeypatch.setattr(pydeq.compare.datasets, "load_mnist", lambda root: small)
+
+
+def tight_mnist(**changes):
+    return pydeq.compare.mnist_task(".", abstol=1e-3, reltol=1e-3, **changes)
+
+
+def test_double_starts_and_trains_as_the_preset_does():
+    task = pydeq.compare.double_task(n_epochs=5)
+    outcome = pydeq.compare.run_engine(task, "jax")
+    model = presets.double(engine="jax", max_iter=5).fit(*presets.double_data())
+    assert_params_equal(outcome.params, model.params_)
+    np.testing.assert_array_equal(outcome.loss, model.loss_curve_)
+    assert task.optimizer.seed == model._seed
+
+
+def test_mnist_starts_and_trains_as_the_preset_does(digits):
+    outcome = pydeq.compare.run_engine(tight_mnist(), "jax")
+    X, y, _, _ = pydeq.compare.datasets.load_mnist(".")
+    model = presets.mnist(engine="jax", abstol=1e-3, reltol=1e-3).fit(X, y)
+    assert_params_near(outcome.params, model.params_, 1e-5)
+
+
+def test_parts_are_whole_batches_that_make_up_the_epochs(digits):
+    task = tight_mnist(n_epochs=2)
+    assert [len(part) for part in task.parts] == [128, 172, 300]
+    assert [len(batch) for batch in task.batches(task.parts[2])] == [128, 128, 44]
+    epoch = np.concatenate(task.parts[:2])
+    assert sorted(epoch) == list(range(300))
+    double = pydeq.compare.double_task(n_epochs=3)
+    assert [list(part) for part in double.parts] == [list(range(10))] * 3
+
+
+def outcome(task, program, **changes):
+    n = len(task.parts)
+    values = {
+        "loss": np.full(n, 2.0),
+        "n_evals": np.arange(1.0, n + 1),
+        "worst_residual": np.full(n, 1e-3),
+        "n_failed": np.ones(n, int),
+        "seconds": np.full(n, 0.5),
+        "params": task.params,
+        "output": 2.0 * task.x_test,
+        "n_test_failed": 4,
+        "test_seconds": 1.0,
+    }
+    return pydeq.compare.Outcome(program, **{**values, **changes})
+
+
+def test_table_has_a_column_for_each_program():
+    task = pydeq.compare.double_task(n_epochs=3)
+    first = outcome(task, "jax")
+    params = {name: 1.1 * value for name, value in task.params.items()}
+    other = outcome(task, "julia", params=params, worst_residual=None, n_test_failed=None)
+    lines = list(pydeq.compare.table(task, [first, other]))
+    rows = {line[:28].strip(): line[28:].split() for line in lines}
+    assert rows[""] == ["jax", "julia"]
+    assert rows["loss, last epoch"] == ["2", "2"]
+    assert rows["prediction for -5"] == ["-10.0000", "-10.0000"]
+    assert rows["evaluations, last epoch"] == ["3.0", "3.0"]
+    assert rows["worst residual, last part"] == ["1.0e-03", "-"]
+    assert rows["failed of 30 solves"] == ["3", "3"]
+    assert rows["failed of 21 in the test"] == ["4", "-"]
+    assert rows["seconds, all others"] == ["1.0", "1.0"]
+    assert rows["weights"] == ["1.0e-01"]
+    assert rows["predictions"] == rows["loss curve"] == ["0.0e+00"]
+
+
+def test_means_over_an_epoch_are_by_the_sample(digits):
+    task = tight_mnist(n_epochs=2)
+    found = outcome(task, "jax", loss=np.array([1.0, 2.0, np.nan]), output=np.zeros((100, 10)))
+    assert np.isnan(pydeq.compare._last_epoch(task, found.loss))
+    one = dataclasses.replace(task, parts=task.parts[:2], n_epochs=1)
+    expected = (128 * 1.0 + 172 * 2.0) / 300
+    assert pydeq.compare._last_epoch(one, found.loss[:2]) == pytest.approx(expected)
+    assert pydeq.compare._last_epoch(one, np.array([np.nan, 2.0])) == 2.0
+
+
+# --- the command ---
+
+
+def test_command(tmp_path, monkeypatch):
+    # No Julia here, whatever there is.
+    monkeypatch.setenv("PYTHON_JULIACALL_EXE", "none")
+    result = CliRunner().invoke(
+        compare_command,
+        ["--preset", "double", "--epochs", "3", "--original", "--out", str(tmp_path)],
+    )
+    assert result.exit_code == 0, result.output
+    for program in ("julia", "original"):
+        assert re.search(
+            rf"^{program} is left out: .*PYTHON_JULIACALL_EXE", result.stderr, re.MULTILINE
+        )
+    assert "prediction for -5" in result.stdout
+    assert (tmp_path / "compare-double.png").stat().st_size > 10_000
+
+
+def test_command_for_mnist(tmp_path, digits):
+    args = ["--preset", "mnist", "--engine", "jax", "--tol", "1e-3", "--samples", "200"]
+    result = CliRunner().invoke(
+        compare_command, [*args, "--no-train-encoder", "--out", str(tmp_path)]
+    )
+    assert result.exit_code == 0, result.output
+    assert "test accuracy" in result.stdout
+    assert "failed of 200 solves" in result.stdout
+
+
+def test_command_fails_where_nothing_is_usable(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHON_JULIACALL_EXE", "none")
+    args = ["--preset", "double", "--engine", "julia", "--out", str(tmp_path)]
+    result = CliRunner().invoke(compare_command, args)
+    assert result.exit_code == 1
+    assert "Nothing that was asked for is usable" in result.stderr
+
+
+def test_command_says_that_the_data_are_missing(tmp_path):
+    args = ["--preset", "mnist", "--data", str(tmp_path), "--out", str(tmp_path)]
+    result = CliRunner().invoke(compare_command, args)
+    assert result.exit_code == 1
+    assert "Error: " in result.stderr
+
+
+# --- the plain Julia programs ---
+
+
+def test_arrays_come_back_from_a_file(tmp_path):
+    arrays = {
+        "cell.0.weight": np.arange(6, dtype=np.float32).reshape(2, 3),
+        "order": np.array([3, 1, 2]),
+        "abstol": np.array(1e-3),
+        "empty": np.zeros((0, 4)),
+        "F": np.asfortranarray(np.arange(6.0).reshape(3, 2)),
+    }
+    write_arrays(tmp_path / "a", arrays)
+    assert (
+        (tmp_path / "a")
+        .read_bytes()
+        .startswith(b"pydeq arrays 1\ncell.0.weight f4 2 3\norder i8 3\nabstol f8\n")
+    )
+    found = read_arrays(tmp_path / "a")
+    assert_params_equal(found, arrays)
+    assert all(found[name].dtype == value.dtype for name, value in arrays.items())
+    (tmp_path / "b").write_text("something else")
+    with pytest.raises(ValueError, match="not a file of pydeq's arrays"):
+        read_arrays(tmp_path / "b")
+
+
+@pytest.fixture
+def fake_julia(monkeypatch):
+    """A Julia that runs what `program(given)` says instead of the program."""
+    monkeypatch.setattr(original, "find_julia", lambda: JuliaEnvironment("julia", "/p", ""))
+    calls = types.SimpleNamespace(program=None, command=None, given=None)
+
+    def run(command, env, **_):
+        calls.command, calls.env = command, env
+        calls.given = read_arrays(Path(command[-2]))
+        found = calls.program(calls.given)
+        if isinstance(found, str):
+            return subprocess.CompletedProcess(command, 1, stderr=found)
+        write_arrays(Path(command[-1]), found)
+        return subprocess.CompletedProcess(command, 0, stderr="")
+
+    monkeypatch.setattr(original.subprocess, "run", run)
+    return calls
+
+
+def test_the_original_of_double_is_given_all_it_needs(fake_julia):
+    task = pydeq.compare.double_task(n_epochs=4)
+
+    def program(given):
+        return {
+            **{name: given[name] + 1 for name in task.params},
+            "loss": np.arange(4.0),
+            "n_evals": np.array([10, 20, 30, 40]),
+            "failed": np.array([0, 1, 0, 0]),
+            "output": 2 * given["x_test"],
+            "seconds": np.array([5.0, 3.0, 0.5]),
+        }
+
+    fake_julia.program = program
+    found = run_original(task)
+    given = fake_julia.given
+    assert given["n_steps"] == 4
+    assert (given["abstol"], given["learning_rate"]) == (1e-2, 0.05)
+    np.testing.assert_array_equal(given["target"], 2 * given["x"])
+    assert fake_julia.command[:2] == ["julia", "--project=/p"]
+    assert fake_julia.command[3].endswith("double.jl")
+    assert "@stdlib" in fake_julia.env["JULIA_LOAD_PATH"]
+    np.testing.assert_array_equal(found.loss, np.arange(4.0))
+    np.testing.assert_array_equal(found.n_failed, [0, 10, 0, 0])
+    np.testing.assert_array_equal(found.seconds, [5, 1, 1, 1])
+    assert_params_near(found.params, {n: v + 1 for n, v in task.params.items()}, 1e-12)
+    rows = "\n".join(pydeq.compare.table(task, [found]))
+    assert re.search(r"prediction for -5 +-10.0000", rows)
+
+
+def test_the_original_of_mnist_counts_by_the_batch(fake_julia, digits):
+    task = tight_mnist(train_encoder=False)
+
+    def program(given):
+        return {
+            **{name: given[name] for name in task.params},
+            "loss": np.array([3.0, 2.0, 1.0]),
+            "n_evals": np.array([10, 20, 30]),
+            "failed": np.array([0, 0, 1]),
+            "output": np.zeros((100, 10), np.float32),
+            "failed_test": np.array([1]),
+            "seconds": np.array([5.0, 3.0, 0.5]),
+        }
+
+    fake_julia.program = program
+    found = run_original(task)
+    assert fake_julia.given["train_encoder"] == 0
+    assert fake_julia.given["x"].dtype == np.float32
+    np.testing.assert_array_equal(fake_julia.given["order"], np.concatenate(task.parts))
+    np.testing.assert_allclose(found.loss, [3.0, (128 * 2.0 + 44 * 1.0) / 172])
+    np.testing.assert_array_equal(found.n_failed, [0, 44])
+    assert found.n_test_failed == 100
+
+
+def test_an_original_that_fails_is_quoted(fake_julia):
+    fake_julia.program = lambda given: "ERROR: LoadError: no such thing\nStacktrace: ..."
+    with pytest.raises(EngineError, match=r"double.jl failed:\nERROR: LoadError: no such thing"):
+        run_original(pydeq.compare.double_task(n_epochs=4))
+
+
+@pytest.mark.julia
+@pytest.mark.parametrize("preset", ["double", "mnist"])
+def test_engines_and_original_agree(digits, preset):
+    if preset == "double":
+        task = pydeq.compare.double_task(n_epochs=20, abstol=1e-6, reltol=1e-6)
+    else:
+        task = tight_mnist()
+    outcomes = [pydeq.compare.run_engine(task, name) for name in ("jax", "julia")]
+    outcomes.append(run_original(task))
+    for found in outcomes[1:]:
+        np.testing.assert_allclose(found.loss, outcomes[0].loss, rtol=1e-2)
+        assert not found.n_failed.any()
