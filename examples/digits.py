@@ -7,7 +7,7 @@ from pydeq import DEQClassifier, plot
 from pydeq.datasets import load_digits
 
 X_train, y_train, X_test, y_test = load_digits()
-model = DEQClassifier(max_iter=10, random_state=0)
+model = DEQClassifier(max_iter=30, random_state=0)
 model.fit(X_train, y_train)
 print(f"test accuracy: {model.score(X_test, y_test):.4f}")
 

@@ -26,10 +26,10 @@ class DEQClassifier(ClassifierMixin, AbstractDEQEstimator):
 
     Parameters
     ----------
-    n_state : int or None, default=100
+    n_state : int or None, default=128
         Number of states. None: the state is the input itself, without encoder and decoder, which
         needs as many features as classes.
-    hidden_layer_sizes : int or sequence of int, default=(100,)
+    hidden_layer_sizes : int or sequence of int, default=(128,)
         Widths of the cell's hidden layers; ``()`` for none, which is an affine cell.
     activation : {"identity", "logistic", "tanh", "relu"}, default="relu"
         Of the cell's hidden layers.
@@ -67,7 +67,7 @@ class DEQClassifier(ClassifierMixin, AbstractDEQEstimator):
         Softmax cross-entropy.
     optimizer : {"adam", "sgd"}, default="adam"
         Adam (Kingma and Ba 2015), or plain stochastic gradient descent.
-    learning_rate_init : float, default=3e-3
+    learning_rate_init : float, default=2e-3
         Constant step size.
     alpha : float, default=1e-4
         Strength of the L2 penalty on the weights; as in scikit-learn's MLP it is divided by the
@@ -174,8 +174,8 @@ class DEQClassifier(ClassifierMixin, AbstractDEQEstimator):
     def __init__(
         self,
         *,
-        n_state: int | None = 100,
-        hidden_layer_sizes: int | Sequence[int] = (100,),
+        n_state: int | None = 128,
+        hidden_layer_sizes: int | Sequence[int] = (128,),
         activation: str = "relu",
         stability: str = "contractive",
         contraction: float = 0.9,
@@ -191,7 +191,7 @@ class DEQClassifier(ClassifierMixin, AbstractDEQEstimator):
         adjoint: str = "implicit",
         loss: str = "log_loss",
         optimizer: str = "adam",
-        learning_rate_init: float = 3e-3,
+        learning_rate_init: float = 2e-3,
         alpha: float = 1e-4,
         batch_size: int | Literal["auto"] = "auto",
         max_iter: int = 200,

@@ -26,9 +26,9 @@ def all_specs(params):
 
 def test_default_parameters_become_the_documented_specs():
     model, solver, optimizer, training = all_specs(parameters())
-    assert model == ModelSpec(4, 1, 100, (100,), "relu", "contractive", 0.9, None)
+    assert model == ModelSpec(4, 1, 128, (128,), "relu", "contractive", 0.9, None)
     assert solver == SolverSpec("tsit5", 1e-6, 1e-3, 1e-6, 1e-3, 1000, "implicit")
-    assert optimizer == OptimizerSpec("adam", "squared_error", 3e-3, 1e-4, 1.0, True)
+    assert optimizer == OptimizerSpec("adam", "squared_error", 2e-3, 1e-4, 1.0, True)
     assert training == TrainSpec(50, 200, True, 1e-4, 10, True, False, 0.1)
 
 

@@ -29,7 +29,7 @@
 
 using Lux: Chain, Dense
 using Optimisers: Optimisers, Adam
-using OrdinaryDiffEq: Tsit5
+using OrdinaryDiffEqTsit5: Tsit5
 using SciMLBase: SteadyStateProblem, solve, successful_retcode
 using SciMLSensitivity: SteadyStateAdjoint, ZygoteVJP
 using SteadyStateDiffEq: DynamicSS

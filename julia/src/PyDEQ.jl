@@ -17,10 +17,10 @@ using LinearAlgebra: LAPACKException, norm
 using LinearSolve: KrylovJL_GMRES
 using Lux: Lux, Dense
 using LuxCore: LuxCore, AbstractLuxLayer
-using NonlinearSolve: NonlinearSolve, NewtonRaphson
 using NonlinearSolveBase: NormTerminationMode
+using NonlinearSolveFirstOrder: NonlinearSolveFirstOrder, NewtonRaphson
 using Optimisers: Optimisers, Adam, Descent
-using OrdinaryDiffEq: OrdinaryDiffEq, Tsit5
+using OrdinaryDiffEqTsit5: OrdinaryDiffEqTsit5, Tsit5
 using PrecompileTools: @compile_workload, @setup_workload
 using SciMLBase: SciMLBase, DiscreteCallback, ODEFunction, ReturnCode, SteadyStateProblem,
     derivative_discontinuity!, get_du, solve, successful_retcode, terminate!

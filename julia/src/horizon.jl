@@ -24,7 +24,8 @@ end
 
 Return u(time) from u(0) = f(0, h) for h (width, n); the [`Outcome`](@ref) is put into `found`.
 
-`converged` says that the integration reached `time` within `max_steps` and is finite.
+`converged` says that the integration reached `time` within `max_steps` and is finite. What `found`
+holds are the states that count: where they are not finite, the returned ones need not be alike.
 """
 function integrate(model, solver::Solver, flat, h::AbstractMatrix{T}, time, found) where {T}
     u0 = model.cell(flat, h)
@@ -41,14 +42,40 @@ function integrate(model, solver::Solver, flat, h::AbstractMatrix{T}, time, foun
     end
     sol = first(ode(vcat(u0, h), flat, NamedTuple()))
     u = last(sol.u)[1:size(h, 1), :]
-    @ignore_derivatives found[] = reached(model.cell, flat, h, u, sol, field.n_evals[] + 2, time)
+    @ignore_derivatives found[] = reached(
+        model, solver, flat, h, u, sol, field.n_evals[] + 2, time
+    )
     return u
 end
 
-function reached(cell, flat, h, u, sol, n_evals, time)
+function reached(model, solver, flat, h, u, sol, n_evals, time)
     n = size(h, 2)
+    if !(successful_retcode(sol) || sol.retcode === ReturnCode.MaxIters)
+        return broken_down(model, solver, flat, h, u, n_evals, time)
+    end
     converged = successful_retcode(sol) ? finite_columns(u) : fill(false, n)
-    return Outcome(u, cell(flat, u .+ h), fill(n_evals, n), converged, fill(Float64(time), n))
+    fu = model.cell(flat, u .+ h)
+    return Outcome(u, fu, fill(n_evals, n), converged, fill(Float64(time), n))
+end
+
+"""
+The outcome where the step size broke down, as it does when a state nears the largest number: not a
+finite state then, though the integration stopped at one. In a batch that may be one sample's doing,
+so they are integrated one by one.
+"""
+function broken_down(model, solver, flat, h, u, n_evals, time)
+    n = size(h, 2)
+    if n > 1
+        found = Ref{Outcome}()
+        outcomes = map(1:n) do j
+            integrate(model, solver, flat, h[:, j:j], time, found)
+            found[]
+        end
+        outcome = together(outcomes)
+        all(finite_columns(outcome.u)) || return outcome
+    end
+    lost = fill!(similar(u), NaN)
+    return Outcome(lost, lost, fill(n_evals, n), fill(false, n), fill(Float64(time), n))
 end
 
 """The root mean square of OrdinaryDiffEq's step control, of the finite entries."""

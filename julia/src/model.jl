@@ -32,6 +32,14 @@ function Model(;
     )
     check_choice("activation", activation, keys(ACTIVATIONS))
     check_choice("stability", stability, STABILITIES)
+    if n_state === nothing && n_outputs != n_features
+        throw(
+            ArgumentError(
+                "Without n_state the state is the input and the output, so that n_outputs is " *
+                    "n_features; found $n_outputs and $n_features.",
+            ),
+        )
+    end
     width = something(n_state, n_features)
     outer(widths) = Network(n_state === nothing ? widths[1:1] : widths, activation)
     encoder, decoder = outer([n_features, width]), outer([width, n_outputs])

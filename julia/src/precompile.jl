@@ -4,7 +4,7 @@
 
 function small_session(::Type{T}; n_state = 2, kwargs...) where {T}
     defaults = (;
-        n_features = 3, n_outputs = 2, hidden_layer_sizes = [2], activation = "tanh",
+        n_features = 3, n_outputs = 2, hidden_layer_sizes = [3], activation = "tanh",
         stability = "none", contraction = 0.9, horizon = nothing, solver = "tsit5",
         abstol = 1.0e-2, reltol = 1.0e-2, ode_abstol = 1.0e-6, ode_reltol = 1.0e-3,
         max_steps = 100, adjoint = "implicit", loss = "squared_error", optimizer = "adam",

@@ -209,7 +209,7 @@ function iterate_cell(solver::Solver, cell::Network, flat, h, u, fu)
     return Outcome(u, fu, n_evals, is_steady(u, fu, solver), len)
 end
 
-# --- Newton's method with GMRES, by NonlinearSolve; one sample ---
+# --- Newton's method with GMRES, by NonlinearSolve's NewtonRaphson; one sample ---
 
 function newton(solver::Solver, cell::Network, p::AbstractVector, u::AbstractMatrix{T}) where {T}
     p isa Array || throw(ArgumentError(CPU_ONLY))

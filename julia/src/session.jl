@@ -264,8 +264,8 @@ Return the versions of Julia and of the packages that do the work.
 """
 function versions()
     modules = (
-        Lux, LuxCore, DiffEqFlux, SteadyStateDiffEq, OrdinaryDiffEq, SciMLSensitivity, SciMLBase,
-        NonlinearSolve, FixedPointAcceleration, Zygote, Optimisers, PyDEQ,
+        Lux, LuxCore, DiffEqFlux, SteadyStateDiffEq, OrdinaryDiffEqTsit5, SciMLSensitivity,
+        SciMLBase, NonlinearSolveFirstOrder, FixedPointAcceleration, Zygote, Optimisers, PyDEQ,
     )
     found = Dict(string(nameof(m)) => string(pkgversion(m)) for m in modules)
     found["julia"] = string(VERSION)

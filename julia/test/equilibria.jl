@@ -35,7 +35,7 @@ end
     solver in ("tsit5", "anderson", "newton", "fixed_point"), each in (false, true)
 
     s = settings(; solver, abstol = 1.0e-2, reltol = 1.0e-2, ode_abstol = 1.0e-6, ode_reltol = 1.0e-3)
-    arrays = random_arrays(s; scale = 1.0)
+    arrays = random_arrays(s)
     x, _, _ = random_batch(s)
     found = equilibrium(open_with(s, arrays), x; each)
     fz = plain_cell(s, arrays, found.state .+ encode(s, arrays, x))

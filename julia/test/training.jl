@@ -149,8 +149,9 @@ end
 @testset "what cannot be is said" begin
     s = settings()
     arrays = random_arrays(s)
+    names, _ = layout(s)
     said(changes) = try
-        open_with((; s..., changes...), arrays)
+        open_session(; s..., names, arrays, changes...)
         ""
     catch error
         sprint(showerror, error)
@@ -158,14 +159,10 @@ end
     @test occursin("anderson, fixed_point, newton and tsit5; found \"broyden\"", said((; solver = "broyden")))
     @test occursin("adjoint=\"unrolled\" for", said((; solver = "newton", adjoint = "unrolled")))
     @test occursin("encoder.weight", said((; n_state = nothing, n_outputs = 3)))
+    @test occursin("found 2 and 3", said((; n_state = nothing)))
     @test occursin("found (6, 3)", said((; n_features = 4)))
     has_cuda() || @test occursin("no usable CUDA", said((; device = "cuda")))
-    @test occursin("load_data!", try
-        train_batch!(open_with(s, arrays), [1], probe_of(s))
-        ""
-    catch error
-        sprint(showerror, error)
-    end)
+    @test_throws "load_data!" train_batch!(open_with(s, arrays), [1], probe_of(s))
     @test versions()["julia"] == string(VERSION)
     @test haskey(versions(), "SteadyStateDiffEq")
 end

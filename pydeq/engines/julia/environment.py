@@ -176,7 +176,8 @@ def _to_install(found: JuliaEnvironment) -> str:
     return (
         "pydeq may install nothing here. On a machine with a network, make a project with "
         f"julia --project={found.project or 'FOLDER'} -e 'using Pkg; Pkg.develop(path=\""
-        f'{bundled_project()}"); Pkg.add("PythonCall")\', copy it and the packages '
+        f'{bundled_project()}"); Pkg.add(name="PythonCall", '
+        f'version="{metadata.version("juliacall")}")\', copy it and the packages '
         "(~/.julia, or JULIA_DEPOT_PATH) here, and set PYTHON_JULIAPKG_EXE to Julia and "
         "PYTHON_JULIAPKG_PROJECT to the project"
     )
