@@ -37,6 +37,14 @@ def feature_clusters(states: ArrayLike, y: ArrayLike, *, ax: Axes | None = None)
     ------
     ValueError
         If the shapes do not fit, a state is not finite, or all states are the same.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from pydeq import plot
+    >>> states, y = load_iris(return_X_y=True)  # any (n, n_state) will do
+    >>> plot.feature_clusters(states, y).get_title()
+    'Equilibrium states by class (150 samples)'
     """
     z = np.asarray(states, dtype=float)
     if z.ndim != 2:
@@ -84,6 +92,15 @@ def animate_feature_clusters(
     ------
     ValueError
         If the shapes do not fit, a state is not finite, or all last states are the same.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.datasets import load_iris
+    >>> from pydeq import plot
+    >>> states, y = load_iris(return_X_y=True)
+    >>> depth = np.stack([states / 2, states])  # as estimator.trajectory(X, 1) returns
+    >>> animation = plot.animate_feature_clusters(depth, y, "clusters.gif")
     """
     u = check_trajectory(trajectory, "animate_feature_clusters")
     labels = _labels(y, u.shape[1])

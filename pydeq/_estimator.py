@@ -12,7 +12,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from pydeq import advice, io, validation
+from pydeq import advice, certificate, io, validation
 from pydeq.engines import get_engine
 from pydeq.engines.base import AbstractSession, Equilibrium
 from pydeq.history import History
@@ -45,6 +45,7 @@ class AbstractDEQEstimator(BaseEstimator, abc.ABC):
     activation: str
     stability: str
     contraction: float
+    monotonicity: float
     jacobian_penalty: float
     train_encoder: bool
     horizon: float | None
@@ -55,6 +56,7 @@ class AbstractDEQEstimator(BaseEstimator, abc.ABC):
     ode_reltol: float
     max_steps: int
     adjoint: str
+    reuse_equilibria: bool
     loss: str
     optimizer: str
     learning_rate_init: float
@@ -139,12 +141,19 @@ class AbstractDEQEstimator(BaseEstimator, abc.ABC):
         """
         return self._fit(X, y, sample_weight, incremental=False)
 
-    def equilibrium(self, X: Any) -> Equilibrium:
+    def equilibrium(self, X: Any, certify: bool = False) -> Equilibrium:
         """Return the equilibrium of each sample: state, output, residual, evaluations, converged.
 
         Parameters
         ----------
         X : array-like (n_samples, n_features)
+        certify : bool, default=False
+            Add to each sample, in numpy float64 and whatever the engine: ``spectral_abscissa``, an
+            estimate of the largest real part of the eigenvalues of df/dz - I at its state
+            (negative: the neural ODE returns to this equilibrium; it is one only where
+            ``converged``); and ``distance_bound``, a guaranteed bound of the Euclidean distance
+            from its state to the exact equilibrium, inf where nothing is guaranteed. See
+            :mod:`pydeq.certificate`. A millisecond or a few for each sample.
 
         Returns
         -------
@@ -156,7 +165,8 @@ class AbstractDEQEstimator(BaseEstimator, abc.ABC):
         ConvergenceWarning
             If samples did not converge; their ``converged`` is False.
         """
-        return self._solve(X)
+        certify = validation.check_flag({"certify": certify}, "certify")
+        return self._solve(X, certify)
 
     def trajectory(self, X: Any, depth: int) -> np.ndarray:
         """Return the fixed-point iterates u(k + 1) = f(u(k), h) of each sample.
@@ -188,12 +198,14 @@ class AbstractDEQEstimator(BaseEstimator, abc.ABC):
         check_is_fitted(self)
         io.save(self, path)
 
-    def _solve(self, X: Any) -> Equilibrium:
+    def _solve(self, X: Any, certify: bool = False) -> Equilibrium:
         X = self._check_samples(X)
         # Tolerances may be changed after the fit; the model is the one that was fitted.
-        solver = validation.solver_spec(self.get_params(deep=False), self.model_spec_.horizon)
+        solver = validation.solver_spec(self.get_params(deep=False), self.model_spec_)
         with self._open(solver) as session:
             found = session.equilibrium(X)
+        if certify:
+            found = certificate.certify(self.model_spec_, self.params_, X, found)
         advice.warn_about_solve(found, self.model_spec_, solver)
         return found
 

@@ -101,7 +101,7 @@ def _cure(model: ModelSpec, solver: SolverSpec, dtype: np.dtype) -> str:
 
 
 def _cures(model: ModelSpec, solver: SolverSpec, dtype: np.dtype) -> Iterator[str]:
-    if model.stability != "contractive":
+    if model.stability not in ("contractive", "monotone"):
         yield (
             "fit with stability='contractive', whose one equilibrium every solver finds (this "
             f"model has stability={model.stability!r})"
@@ -116,7 +116,8 @@ def _cures(model: ModelSpec, solver: SolverSpec, dtype: np.dtype) -> Iterator[st
     else:
         yield "a looser reltol"
     yield "a larger max_steps"
-    yield f"another solver, such as {'newton' if solver.name == 'anderson' else 'anderson'!r}"
+    best = "peaceman_rachford" if model.stability == "monotone" else "anderson"
+    yield f"another solver, such as {'newton' if solver.name == best else best!r}"
 
 
 def _warn(message: str, category: type[Warning] = ConvergenceWarning) -> None:

@@ -169,7 +169,7 @@ def _task(
     return Task(
         preset=preset,
         model=model,
-        solver=validation.solver_spec(settings, model.horizon),
+        solver=validation.solver_spec(settings, model),
         optimizer=optimizer,
         params=params,
         data=data,

@@ -1,4 +1,7 @@
-"""The command ``pydeq compare``: a preset in each engine, and in plain Julia, side by side."""
+"""The command ``pydeq compare``: a preset in each engine, and in plain Julia, side by side.
+
+Or, with ``--reference``, pydeq beside the results of the user's own program.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,19 @@ _ENGINES = ("jax", "julia")
 
 
 @click.command()
-@click.option("--preset", type=click.Choice(["double", "mnist"]), required=True)
+@click.option("--preset", type=click.Choice(["double", "mnist"]), help="What to run.")
+@click.option(
+    "--reference",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="NPZ or CSV with the results of your own program: x and prediction, or loss, or all.",
+)
+@click.option(
+    "--model",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="With --reference: a fitted model, written by save().  [default: the preset double]",
+)
 @click.option(
     "--engine",
     "engines",
@@ -51,7 +66,9 @@ _ENGINES = ("jax", "julia")
     help="Folder of the figure.",
 )
 def compare(
-    preset: str,
+    preset: str | None,
+    reference: Path | None,
+    model: Path | None,
     engines: tuple[str, ...],
     original: bool,
     train_encoder: bool,
@@ -65,7 +82,20 @@ def compare(
 
     Weights, batches and their order are the same to the bit. What is not usable here is named and
     left out.
+
+    With --reference, no preset is needed: your own program's results are read from the file, and
+    pydeq's on the same inputs are set beside them. examples/guides/coming_from_julia.md has the
+    lines that write such a file in Julia.
     """
+    if reference is not None:
+        if preset == "mnist" and model is None:
+            raise click.UsageError("--reference for mnist needs --model, a fitted one.")
+        _compare_reference(reference, model, out)
+        return
+    if model is not None:
+        raise click.UsageError("--model goes with --reference.")
+    if preset is None:
+        raise click.UsageError("Give --preset, or --reference.")
     from pydeq import compare as work
 
     overrides: dict[str, Any] = {} if tol is None else {"abstol": tol, "reltol": tol}
@@ -99,3 +129,19 @@ def _run(task: Any, program: str) -> Any:
     except EngineUnavailableError as error:
         click.echo(f"{program} is left out: {error}", err=True)
         return None
+
+
+def _compare_reference(path: Path, model: Path | None, out: Path) -> None:
+    """Set the results in a file beside pydeq's; print the verdict and draw the figure."""
+    from pydeq import reference as work
+    from pydeq.io import load
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        given = work.read_reference(path)
+        both = work.set_beside(given, None if model is None else load(model))
+        for line in work.verdict(both):
+            click.echo(line)
+        click.echo(f"figure: {work.draw(both, out / 'compare-reference.png')}")
+    except (EngineError, OSError, ValueError) as error:
+        raise click.ClickException(str(error)) from error

@@ -42,6 +42,13 @@ def load_digits() -> Dataset:
         The digits, 0 to 9.
     X_test : ndarray (450, 64) of float32
     y_test : ndarray (450,) of int64
+
+    Examples
+    --------
+    >>> from pydeq.datasets import load_digits
+    >>> X_train, y_train, X_test, y_test = load_digits()
+    >>> X_train.shape, X_test.shape
+    ((1347, 64), (450, 64))
     """
     digits: Any = sklearn.datasets.load_digits()
     X = np.asarray(digits.data / 16, dtype=np.float32)

@@ -5,6 +5,8 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from pydeq._html import table
+
 __all__ = ["EpochRecord", "History"]
 
 
@@ -55,6 +57,17 @@ class History:
         loss or a weight not finite, and was undone), ``"no_equilibrium"`` (every sample of the
         last epoch failed, so that no step was taken and none would be) or ``""`` while the fit
         runs.
+
+    Examples
+    --------
+    >>> from pydeq import presets
+    >>> history = presets.double(max_iter=20).fit(*presets.double_data()).history_
+    >>> len(history), history.stop_reason
+    (20, 'max_iter')
+    >>> history.loss[-1] < history.loss[0], history[0].n_failed
+    (True, 0)
+    >>> History.from_json(history.to_json()) == history
+    True
     """
 
     records: list[EpochRecord] = field(default_factory=list)
@@ -73,6 +86,23 @@ class History:
         if name in EpochRecord.__dataclass_fields__:
             return [getattr(record, name) for record in self.records]
         raise AttributeError(f"History has no column {name!r}")
+
+    def _repr_html_(self) -> str:
+        """Return a small table: the first and the last epoch, and what failed."""
+        rows = [("epochs", f"{len(self):,}"), ("ended by", self.stop_reason or "still running")]
+        if self.records:
+            first, last = self.records[0], self.records[-1]
+            rows += [
+                ("loss", f"{first.loss:.4g} \u2192 {last.loss:.4g}"),
+                ("evaluations per sample", f"{first.n_evals:.1f} \u2192 {last.n_evals:.1f}"),
+                ("worst residual, last epoch", f"{last.worst_residual:.1e}"),
+                ("failed solves, last epoch", f"{last.n_failed:,}"),
+                ("failed solves, all epochs", f"{sum(self.n_failed):,}"),
+                ("seconds", f"{sum(self.seconds):.1f}"),
+            ]
+            if last.validation_score is not None:
+                rows.append(("validation score", f"{last.validation_score:.4f}"))
+        return table("History", rows)
 
     def to_json(self) -> str:
         """Return the history as a JSON object."""

@@ -61,6 +61,16 @@ def load(path: str | os.PathLike[str]) -> "DEQRegressor | DEQClassifier":
         If there is no such file.
     ModelFileError
         If the file is not a model of pydeq, is damaged, or was written by a newer pydeq.
+
+    Examples
+    --------
+    >>> import pydeq
+    >>> from pydeq import presets
+    >>> model = presets.double(max_iter=5).fit(*presets.double_data())
+    >>> model.save("double.safetensors")
+    >>> same = pydeq.load("double.safetensors")
+    >>> bool(same.predict([[-5.0]])[0] == model.predict([[-5.0]])[0])
+    True
     """
     path = Path(path)
     header, params, optimizer_state = _read(path)

@@ -19,7 +19,8 @@ def parameter_shapes(model: ModelSpec) -> dict[str, tuple[int, ...]]:
     """Return the shape of every parameter by name, in the order that `flatten` uses.
 
     The names are ``encoder.weight``, ``encoder.bias``, ``cell.0.weight``, ..., ``decoder.bias``;
-    encoder and decoder are absent where ``model.n_state`` is None.
+    encoder and decoder are absent where ``model.n_state`` is None. The monotone cell has a square
+    ``cell.0.skew`` beside its weight.
     """
     layers = {f"cell.{i}": widths for i, widths in enumerate(pairwise(model.cell_widths))}
     if model.n_state is not None:
@@ -31,6 +32,8 @@ def parameter_shapes(model: ModelSpec) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {}
     for name, (n_in, n_out) in layers.items():
         shapes[f"{name}.weight"] = (n_in, n_out)
+        if model.stability == "monotone" and name == "cell.0":
+            shapes[f"{name}.skew"] = (n_in, n_out)
         shapes[f"{name}.bias"] = (n_out,)
     return shapes
 

@@ -15,8 +15,9 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
 from pydeq._clusters import animate_feature_clusters, feature_clusters
-from pydeq._digit import digit
+from pydeq._digit import digit, digit_grid
 from pydeq._figure import COLORS, INK, LINES, MARKERS, check_trajectory, new_axes
+from pydeq._history_curves import history_curves
 from pydeq.fixed_point import FixedPointResult
 
 __all__ = [
@@ -24,7 +25,9 @@ __all__ = [
     "cobweb",
     "depth_trajectories",
     "digit",
+    "digit_grid",
     "feature_clusters",
+    "history_curves",
     "prediction_vs_truth",
     "training_curve",
 ]
@@ -53,6 +56,13 @@ def cobweb(f: Callable[[Any], Any], result: FixedPointResult, *, ax: Axes | None
     ------
     ValueError
         If the iteration was not that of a scalar.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pydeq import fixed_point, plot
+    >>> plot.cobweb(np.cos, fixed_point(np.cos, -1.0)).get_xlabel()
+    '$x$'
     """
     z = result.trajectory
     if z.ndim != 1:
@@ -121,6 +131,12 @@ def prediction_vs_truth(y_true: ArrayLike, y_pred: ArrayLike, *, ax: Axes | None
     ------
     ValueError
         If the shapes differ, are not 1-D or 2-D, or hold no samples.
+
+    Examples
+    --------
+    >>> from pydeq import plot
+    >>> plot.prediction_vs_truth([1.0, 2.0, 3.0], [1.0, 2.0, 3.3]).get_title()
+    'Prediction over truth (root mean squared error 0.173)'
     """
     true, predicted = np.asarray(y_true, dtype=float), np.asarray(y_pred, dtype=float)
     if true.shape != predicted.shape or true.ndim not in (1, 2) or true.size == 0:
@@ -165,6 +181,12 @@ def training_curve(losses: Any, *, ax: Axes | None = None) -> Axes:
     ------
     ValueError
         If there is no finite loss, or the estimator has not been fitted.
+
+    Examples
+    --------
+    >>> from pydeq import plot
+    >>> plot.training_curve([3.0, 2.0, 1.5]).get_title()
+    'Training: loss 1.5 at the end'
     """
     # loss_curve_ first: an estimator's `loss` is its parameter, a name.
     values = getattr(losses, "loss_curve_", getattr(losses, "loss", losses))
@@ -213,6 +235,14 @@ def depth_trajectories(trajectory: ArrayLike, *, ax: Axes | None = None) -> Axes
     ------
     ValueError
         If the trajectory has another shape, or is empty.
+
+    Examples
+    --------
+    >>> from pydeq import plot, presets
+    >>> X, y = presets.double_data()
+    >>> model = presets.double(max_iter=5).fit(X, y)
+    >>> plot.depth_trajectories(model.trajectory(X, 20)).get_title()
+    'States over depth (10 samples, 1 state)'
     """
     u = check_trajectory(trajectory, "depth_trajectories")
     ax = new_axes(ax, (6.4, 4.2))

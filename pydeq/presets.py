@@ -78,6 +78,13 @@ def double_data() -> tuple[np.ndarray, np.ndarray]:
         1 to 10.
     y : ndarray (10,) of float64
         2 to 20.
+
+    Examples
+    --------
+    >>> from pydeq import presets
+    >>> X, y = presets.double_data()
+    >>> X.shape, y[-1].item()
+    ((10, 1), 20.0)
     """
     X = np.arange(1.0, 11.0)[:, np.newaxis]
     return X, 2.0 * X[:, 0]
@@ -137,6 +144,7 @@ _COMMON: dict[str, Any] = {
     "ode_abstol": 1e-6,
     "ode_reltol": 1e-3,
     "adjoint": "implicit",
+    "reuse_equilibria": False,
     "optimizer": "adam",
     "alpha": 0.0,
     "average": False,

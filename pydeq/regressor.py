@@ -29,16 +29,20 @@ class DEQRegressor(RegressorMixin, AbstractDEQEstimator):
         Number of states. None: the state is the input itself, without encoder and decoder, which
         needs as many features as outputs.
     hidden_layer_sizes : int or sequence of int, default=(128,)
-        Widths of the cell's hidden layers; ``()`` for none, which is an affine cell.
+        Widths of the cell's hidden layers; ``()`` for none, which is an affine cell. The monotone
+        cell has none whatever is given here.
     activation : {"identity", "logistic", "tanh", "relu"}, default="relu"
-        Of the cell's hidden layers.
-    stability : {"none", "jacobian", "contractive"}, default="contractive"
+        Of the cell's hidden layers, or of the monotone cell.
+    stability : {"none", "jacobian", "contractive", "monotone"}, default="contractive"
         How the cell is kept from losing its equilibrium as it trains. ``"contractive"``: its
         weights are scaled so that its Lipschitz constant is at most `contraction`, which makes the
-        equilibrium unique and every solver converge. ``"jacobian"``: `jacobian_penalty` (Bai et
-        al. 2021). ``"none"``: nothing.
+        equilibrium unique and every solver converge. ``"monotone"``: another cell, a single layer
+        ``act(z W + h + b)`` whose I - W is strongly monotone, which makes it unique too (Winston
+        and Kolter 2020). ``"jacobian"``: `jacobian_penalty` (Bai et al. 2021). ``"none"``: nothing.
     contraction : float, default=0.9
         Bound of the cell's Lipschitz constant for ``stability="contractive"``, above 0, below 1.
+    monotonicity : float, default=1.0
+        For ``stability="monotone"``: the m of ``W = (1 - m) I - A A^T + B - B^T``, above 0.
     jacobian_penalty : float, default=1.0
         For ``stability="jacobian"``: factor of an estimate of ``||df/dz||_F^2 / n_state`` in the
         loss.
@@ -46,10 +50,15 @@ class DEQRegressor(RegressorMixin, AbstractDEQEstimator):
         False: the encoder keeps its random start.
     horizon : float or None, default=None
         Time at which the neural ODE ends, in units of its ``du/dt = f(u, h) - u``; None: its
-        steady state. Needs ``solver="tsit5"``.
-    solver : {"tsit5", "anderson", "newton", "fixed_point"}, default="tsit5"
+        steady state. Needs ``solver="tsit5"`` or ``"auto"``.
+    solver : {"auto", "tsit5", "anderson", "broyden", "newton", "fixed_point", \
+"peaceman_rachford"}, default="auto"
         What finds the equilibrium: integration of the neural ODE to its steady state, Anderson
-        acceleration, matrix-free Newton-Krylov, or plain iteration.
+        acceleration or Broyden's method (both with a safeguard), matrix-free Newton-Krylov, plain
+        iteration, or, of the monotone cell, Peaceman-Rachford splitting. ``"auto"``: where there is
+        one equilibrium, which all of them find, the quickest, ``"anderson"`` (contractive) or
+        ``"peaceman_rachford"`` (monotone); else ``"tsit5"``, which finds the one that the ODE goes
+        to.
     abstol, reltol : float, default=1e-6 and 1e-3
         The search ends for a sample when ``||f(z) - z||_inf`` is at most `abstol`, or at most
         ``reltol * ||f(z)||_inf``.
@@ -62,6 +71,9 @@ class DEQRegressor(RegressorMixin, AbstractDEQEstimator):
         approximation (Jacobian-free backpropagation), or differentiation of the solver's steps
         (memory grows with them; not with ``solver="newton"``). A finite `horizon` is always
         differentiated through its integration.
+    reuse_equilibria : bool, default=False
+        Whether the search for a training sample starts from its equilibrium of the epoch before
+        instead of f(0, h). It takes memory for a state a sample.
     loss : {"squared_error", "sum_of_squares"}, default="squared_error"
         Mean squared error over samples and outputs; or the plain sum of squared errors over a
         batch.
@@ -177,16 +189,18 @@ class DEQRegressor(RegressorMixin, AbstractDEQEstimator):
         activation: str = "relu",
         stability: str = "contractive",
         contraction: float = 0.9,
+        monotonicity: float = 1.0,
         jacobian_penalty: float = 1.0,
         train_encoder: bool = True,
         horizon: float | None = None,
-        solver: str = "tsit5",
+        solver: str = "auto",
         abstol: float = 1e-6,
         reltol: float = 1e-3,
         ode_abstol: float = 1e-6,
         ode_reltol: float = 1e-3,
         max_steps: int = 1000,
         adjoint: str = "implicit",
+        reuse_equilibria: bool = False,
         loss: str = "squared_error",
         optimizer: str = "adam",
         learning_rate_init: float = 2e-3,
@@ -210,6 +224,7 @@ class DEQRegressor(RegressorMixin, AbstractDEQEstimator):
         self.activation = activation
         self.stability = stability
         self.contraction = contraction
+        self.monotonicity = monotonicity
         self.jacobian_penalty = jacobian_penalty
         self.train_encoder = train_encoder
         self.horizon = horizon
@@ -220,6 +235,7 @@ class DEQRegressor(RegressorMixin, AbstractDEQEstimator):
         self.ode_reltol = ode_reltol
         self.max_steps = max_steps
         self.adjoint = adjoint
+        self.reuse_equilibria = reuse_equilibria
         self.loss = loss
         self.optimizer = optimizer
         self.learning_rate_init = learning_rate_init

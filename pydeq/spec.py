@@ -27,8 +27,8 @@ __all__ = [
 ]
 
 Activation = Literal["identity", "logistic", "tanh", "relu"]
-Stability = Literal["none", "jacobian", "contractive"]
-Solver = Literal["tsit5", "anderson", "newton", "fixed_point"]
+Stability = Literal["none", "jacobian", "contractive", "monotone"]
+Solver = Literal["tsit5", "anderson", "broyden", "newton", "fixed_point", "peaceman_rachford"]
 Adjoint = Literal["implicit", "jfb", "unrolled"]
 Loss = Literal["squared_error", "sum_of_squares", "log_loss"]
 Optimizer = Literal["adam", "sgd"]
@@ -63,6 +63,12 @@ class ModelSpec:
     of ||v^T df/dz||_2^2 at z*, v being the batch's probe (Bai et al. 2021, section 4); z* is held
     constant there, the weights and h are not.
 
+    ``stability="monotone"`` is another cell, one layer with the activation on it and h beside the
+    weight (Winston and Kolter 2020, eq. 1 and proposition 1): f(u, h) = act(u W + h + b) with
+    W = (1 - m) I - A A^T + B - B^T, m being ``monotonicity`` and A, B, b the parameters
+    ``cell.0.weight``, ``cell.0.skew`` and ``cell.0.bias``. So I - W is strongly monotone with
+    constant m, and the equilibrium exists and is unique, whatever the weights.
+
     Attributes
     ----------
     n_features, n_outputs : int
@@ -71,13 +77,15 @@ class ModelSpec:
         Width of the state; None: the state is the input itself, without encoder and decoder
         (then ``n_features == n_outputs``).
     hidden_layer_sizes : tuple of int
-        Widths of the cell's hidden layers; ``()`` is an affine cell.
+        Widths of the cell's hidden layers; ``()`` is an affine cell, and what ``"monotone"`` has.
     activation : str
         Of the hidden layers, one of `ACTIVATIONS`; each is 1-Lipschitz.
     stability : str
         One of `STABILITIES`.
     contraction : float
         Upper bound of the cell's Lipschitz constant for ``stability="contractive"``.
+    monotonicity : float
+        The m of ``stability="monotone"``, above 0.
     horizon : float or None
         Final time T of the neural ODE; None: its steady state.
     """
@@ -89,6 +97,7 @@ class ModelSpec:
     activation: Activation = "tanh"
     stability: Stability = "none"
     contraction: float = 0.9
+    monotonicity: float = 1.0
     horizon: float | None = None
 
     @property
@@ -119,6 +128,9 @@ class SolverSpec:
         Bound on the solver's steps for one sample.
     adjoint : str
         One of `ADJOINTS`.
+    reuse : bool
+        Whether ``train_epoch`` starts each sample from the equilibrium that it had last (with a
+        finite horizon, which has a start of its own, never).
     """
 
     name: Solver = "tsit5"
@@ -128,6 +140,7 @@ class SolverSpec:
     ode_reltol: float = 1e-3
     max_steps: int = 1000
     adjoint: Adjoint = "implicit"
+    reuse: bool = False
 
 
 @dataclass(frozen=True)

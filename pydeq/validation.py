@@ -22,6 +22,7 @@ from pydeq.spec import (
     STABILITIES,
     ModelSpec,
     OptimizerSpec,
+    Solver,
     SolverSpec,
     TrainSpec,
 )
@@ -72,7 +73,7 @@ def fit_specs(
     model = model_spec(params, n_features, n_outputs)
     return FitSpecs(
         model,
-        solver_spec(params, model.horizon),
+        solver_spec(params, model),
         optimizer_spec(params, losses),
         train_spec(params, n_samples),
         _verbose(params),
@@ -91,28 +92,33 @@ def model_spec(params: Parameters, n_features: int, n_outputs: int) -> ModelSpec
             "Pass an integer instead, for example n_state=100."
         )
     horizon = params["horizon"]
+    hidden_layer_sizes = _layer_sizes(params["hidden_layer_sizes"])
+    stability = _choice(params, "stability", STABILITIES)
     return ModelSpec(
         n_features=n_features,
         n_outputs=n_outputs,
         n_state=n_state,
-        hidden_layer_sizes=_layer_sizes(params["hidden_layer_sizes"]),
+        hidden_layer_sizes=() if stability == "monotone" else hidden_layer_sizes,
         activation=_choice(params, "activation", ACTIVATIONS),
-        stability=_choice(params, "stability", STABILITIES),
+        stability=stability,
         contraction=_number(params, "contraction", _FRACTION),
+        monotonicity=_number(params, "monotonicity", _POSITIVE),
         horizon=None if horizon is None else _number(params, "horizon", _POSITIVE, or_else="None"),
     )
 
 
-def solver_spec(params: Parameters, horizon: float | None) -> SolverSpec:
-    """Return how equilibria are to be found, for a model with this `horizon`."""
+def solver_spec(params: Parameters, model: ModelSpec) -> SolverSpec:
+    """Return how the equilibria of `model` are to be found."""
+    name = _choice(params, "solver", ("auto", *SOLVERS))
     spec = SolverSpec(
-        name=_choice(params, "solver", SOLVERS),
+        name=_quickest_solver(model) if name == "auto" else name,
         abstol=_number(params, "abstol", _NOT_NEGATIVE),
         reltol=_number(params, "reltol", _NOT_NEGATIVE),
         ode_abstol=_number(params, "ode_abstol", _NOT_NEGATIVE),
         ode_reltol=_number(params, "ode_reltol", _NOT_NEGATIVE),
         max_steps=_integer(params, "max_steps", 1),
         adjoint=_choice(params, "adjoint", ADJOINTS),
+        reuse=check_flag(params, "reuse_equilibria"),
     )
     if spec.abstol == spec.reltol == 0:
         raise ValueError(
@@ -124,18 +130,40 @@ def solver_spec(params: Parameters, horizon: float | None) -> SolverSpec:
             "ode_abstol=0 together with ode_reltol=0 allows the ODE solver no error; "
             "at least one of them must be above 0."
         )
-    if horizon is not None and spec.name != "tsit5":
+    _check_solver_fits(spec, model)
+    return spec
+
+
+def _quickest_solver(model: ModelSpec) -> Solver:
+    """Return the solver of least evaluations among those that must find the model's state.
+
+    Of a cell without a guarantee, another solver may find another equilibrium than the ODE does.
+    """
+    if model.horizon is None and model.stability == "contractive":
+        return "anderson"
+    if model.horizon is None and model.stability == "monotone":
+        return "peaceman_rachford"
+    return "tsit5"
+
+
+def _check_solver_fits(spec: SolverSpec, model: ModelSpec) -> None:
+    if model.horizon is not None and spec.name != "tsit5":
         raise ValueError(
-            f"horizon={horizon:g} integrates an ODE, which needs solver='tsit5'; got "
+            f"horizon={model.horizon:g} integrates an ODE, which needs solver='tsit5'; got "
             f"solver={spec.name!r}. With horizon=None the model is solved for its equilibrium, "
             "by any solver."
+        )
+    if spec.name == "peaceman_rachford" and model.stability != "monotone":
+        raise ValueError(
+            "solver='peaceman_rachford' splits the monotone cell, which needs "
+            f"stability='monotone'; got stability={model.stability!r}. solver='auto' takes one "
+            "that fits."
         )
     if spec.adjoint == "unrolled" and spec.name == "newton":
         raise ValueError(
             "adjoint='unrolled' does not work with solver='newton', whose inner linear solves "
             "cannot be differentiated; use adjoint='implicit', or another solver."
         )
-    return spec
 
 
 def optimizer_spec(params: Parameters, losses: tuple[str, ...]) -> OptimizerSpec:

@@ -13,6 +13,7 @@ import oracle_math as om
 from pydeq import metrics
 from pydeq.batching import iter_batches, probes
 from pydeq.engines.base import AbstractEngine, AbstractSession, EpochReport, Equilibrium
+from pydeq.spec import SOLVERS, STABILITIES
 
 ADAM_BETA1, ADAM_BETA2, ADAM_EPS = 0.9, 0.999, 1e-8
 
@@ -99,11 +100,7 @@ class OracleSession(AbstractSession):
         else:  # "unrolled" has the implicit gradient at an equilibrium of a contraction
             jfb = self._solver.adjoint == "jfb"
             layer_grads, d_h = om.steady_state_vjp(model, layers, z, h, g, jfb)
-        weights = om.cell_weights(model, self._params)
-        d_weights = om.contractive_factor_backward(model, weights, [w for w, _ in layer_grads])
-        grads = {f"cell.{i}.weight": d_weight for i, d_weight in enumerate(d_weights)}
-        grads |= {f"cell.{i}.bias": d_bias for i, (_, d_bias) in enumerate(layer_grads)}
-        return grads, d_h
+        return om.cell_parameter_grads(model, self._params, layer_grads), d_h
 
     def _loss_and_grad(self, x, target, weight, probe):
         """Return loss, gradient, the sum of the weights left in it, and the solve's results."""
@@ -230,6 +227,10 @@ class OracleSession(AbstractSession):
 
 class OracleEngine(AbstractEngine):
     name = "oracle"
+    solvers = SOLVERS
+    stabilities = STABILITIES
+    unrolls = SOLVERS
+    reuses = True
 
     def __init__(self, device="auto"):
         pass

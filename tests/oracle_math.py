@@ -1,8 +1,7 @@
 """The mathematics of a DEQ in plain numpy float64: dense, slow, and close to the formulas.
 
 Everything follows the docstrings of ``pydeq.spec`` and ``pydeq.metrics``. The cell is a list of
-layers ``(weight (n_in, n_out), bias (n_out,))``; it sees u and h only through ``s = u + h``, so
-that df/du = df/dh = df/ds.
+layers ``(weight (n_in, n_out), bias (n_out,))``; the monotone cell's weight is W.
 """
 
 import numpy as np
@@ -78,13 +77,31 @@ def cell_weights(model: ModelSpec, params):
 def cell_layers(model: ModelSpec, params) -> Layers:
     """Return the cell's layers as they are applied: scaled where the model is contractive."""
     weights = cell_weights(model, params)
+    if model.stability == "monotone":
+        (a,), b = weights, params["cell.0.skew"]
+        w = (1 - model.monotonicity) * np.eye(len(a)) - a @ a.T + b - b.T
+        return [(w, params["cell.0.bias"])]
     factor = contractive_factor(model, weights)
     return [(factor * w, params[f"cell.{i}.bias"]) for i, w in enumerate(weights)]
+
+
+def cell_parameter_grads(model: ModelSpec, params, layer_grads):
+    """Return the gradients of the cell's named parameters from those of its layers."""
+    weights, d_weights = cell_weights(model, params), [w for w, _ in layer_grads]
+    grads = {f"cell.{i}.bias": d_bias for i, (_, d_bias) in enumerate(layer_grads)}
+    if model.stability == "monotone":
+        (a,), (d_w,) = weights, d_weights
+        return grads | {"cell.0.weight": -(d_w + d_w.T) @ a, "cell.0.skew": d_w - d_w.T}
+    d_weights = contractive_factor_backward(model, weights, d_weights)
+    return grads | {f"cell.{i}.weight": d_weight for i, d_weight in enumerate(d_weights)}
 
 
 def cell(model: ModelSpec, layers: Layers, u, h):
     """Return f(u, h), ``(n, n_state)``."""
     activate, _ = ACTIVATION[model.activation]
+    if model.stability == "monotone":
+        ((weight, bias),) = layers
+        return activate(u @ weight + h + bias)
     a = u + h
     for weight, bias in layers[:-1]:
         a = activate(a @ weight + bias)
@@ -96,6 +113,9 @@ def cell_jacobian(model: ModelSpec, layers: Layers, u, h):
     """Return the dense Jacobians J[k, i, j] = df_i/du_j of the samples k, ``(n, d, d)``."""
     activate, slope = ACTIVATION[model.activation]
     a = u + h
+    if model.stability == "monotone":
+        ((weight, bias),) = layers
+        return (weight * slope(u @ weight + h + bias)[:, None, :]).transpose(0, 2, 1)
     tangent = np.broadcast_to(np.eye(a.shape[1]), (len(a), a.shape[1], a.shape[1]))
     for weight, bias in layers[:-1]:
         before = a @ weight + bias
@@ -105,8 +125,12 @@ def cell_jacobian(model: ModelSpec, layers: Layers, u, h):
 
 
 def cell_vjp(model: ModelSpec, layers: Layers, u, h, cotangent):
-    """Pull ``cotangent (n, d)`` back: return [(d weight, d bias), ...] and d s ``(n, d)``."""
+    """Pull ``cotangent (n, d)`` back: return [(d weight, d bias), ...], d u and d h ``(n, d)``."""
     activate, slope = ACTIVATION[model.activation]
+    if model.stability == "monotone":
+        ((weight, bias),) = layers
+        d_h = cotangent * slope(u @ weight + h + bias)
+        return [(u.T @ d_h, d_h.sum(axis=0))], d_h @ weight.T, d_h
     inputs, befores = [u + h], []
     for weight, bias in layers[:-1]:
         befores.append(inputs[-1] @ weight + bias)
@@ -117,7 +141,7 @@ def cell_vjp(model: ModelSpec, layers: Layers, u, h, cotangent):
         cotangent = cotangent @ layers[i][0].T
         if i > 0:
             cotangent = cotangent * slope(befores[i - 1])
-    return grads, cotangent
+    return grads, cotangent, cotangent  # it sees u + h
 
 
 # --- the state ---
@@ -151,11 +175,11 @@ def steady_state(model: ModelSpec, layers: Layers, h):
 
 def steady_state_vjp(model: ModelSpec, layers: Layers, z, h, g, jfb=False):
     """Pull g = dL/dz* back by the implicit function theorem: (I - J)^T lambda = g."""
-    if jfb:
-        return cell_vjp(model, layers, z, h, g)
-    jacobian_t = cell_jacobian(model, layers, z, h).transpose(0, 2, 1)
-    lam = np.linalg.solve(np.eye(z.shape[1]) - jacobian_t, g[:, :, None])[:, :, 0]
-    return cell_vjp(model, layers, z, h, lam)
+    if not jfb:
+        jacobian_t = cell_jacobian(model, layers, z, h).transpose(0, 2, 1)
+        g = np.linalg.solve(np.eye(z.shape[1]) - jacobian_t, g[:, :, None])[:, :, 0]
+    grads, _, d_h = cell_vjp(model, layers, z, h, g)
+    return grads, d_h
 
 
 def rk4_stages(model: ModelSpec, layers: Layers, u, h, dt):
@@ -195,7 +219,7 @@ def horizon_vjp(model: ModelSpec, layers: Layers, h, g):
     pulled = [cell_vjp(model, layers, start, h, np.zeros_like(g))]  # zeros of the right shapes
 
     def pull(point, cotangent):
-        """Record the pull-back of one evaluation of the cell and return its d s."""
+        """Record the pull-back of one evaluation of the cell and return its d u."""
         pulled.append(cell_vjp(model, layers, point, h, cotangent))
         return pulled[-1][1]
 
@@ -209,10 +233,10 @@ def horizon_vjp(model: ModelSpec, layers: Layers, h, g):
                 d_slope[i - 1] = d_slope[i - 1] + (dt if i == 3 else dt / 2) * d_point
     pull(np.zeros_like(h), g)
     layer_grads = [
-        (sum(grads[i][0] for grads, _ in pulled), sum(grads[i][1] for grads, _ in pulled))
+        (sum(grads[i][0] for grads, *_ in pulled), sum(grads[i][1] for grads, *_ in pulled))
         for i in range(len(layers))
     ]
-    return layer_grads, sum(d_s for _, d_s in pulled)
+    return layer_grads, sum(d_h for *_, d_h in pulled)
 
 
 # --- loss and penalties ---

@@ -116,6 +116,16 @@ def test_contractive_cell_has_the_lipschitz_constant_asked_for():
     assert 0.75 < product <= 0.8
 
 
+def test_monotone_cell_is_as_monotone_as_asked_for():
+    model = dataclasses.replace(
+        MODEL, stability="monotone", hidden_layer_sizes=(), monotonicity=0.3
+    )
+    ((w, _),) = om.cell_layers(model, random_params(model, scale=5.0))
+    symmetric = np.eye(6) - (w + w.T) / 2
+    assert np.linalg.eigvalsh(symmetric).min() >= 0.3 - 1e-12
+    assert np.abs(w - w.T).max() > 0.1
+
+
 def test_contractive_scaling_leaves_a_small_cell_and_a_zero_weight_alone():
     model = dataclasses.replace(MODEL, stability="contractive")
     params = random_params(model, scale=0.05)
@@ -143,7 +153,14 @@ GRADIENTS = {
         {"loss": "log_loss"},
         3.0,
     ),
+    "monotone": (MODEL, {"stability": "monotone", "hidden_layer_sizes": ()}, {}, 0.6),
     "finite horizon": (MODEL, {"horizon": 1.5}, {}, 0.6),
+    "monotone, finite horizon": (
+        MODEL,
+        {"stability": "monotone", "hidden_layer_sizes": (), "horizon": 1.5},
+        {},
+        0.6,
+    ),
 }
 
 

@@ -1,4 +1,10 @@
-"""The engines against each other, by value: equilibria, gradients, loss curves, weights."""
+"""The engines against each other, by value: equilibria, gradients, loss curves, trained weights.
+
+Where there is no Julia, JAX is compared with results that Julia gave, kept in ``data/``.
+"""
+
+import json
+from pathlib import Path
 
 import numpy as np
 import parity
@@ -6,6 +12,8 @@ import pytest
 from helpers import assert_near, assert_params_near
 
 from pydeq.engines import get_engine
+
+REFERENCE = Path(__file__).parent / "data" / "julia_reference.npz"
 
 
 @pytest.fixture(scope="module")
@@ -52,3 +60,24 @@ def test_weights_trained_in_one_engine_predict_alike_in_the_other(julia_training
             for engine in ("julia", "jax")
         ]
         assert_near(outputs[0].output, outputs[1].output, parity.STATE["float64"])
+
+
+@pytest.mark.parametrize("name", parity.CASES)
+def test_jax_gives_what_julia_gave(name):
+    with np.load(REFERENCE) as kept:
+        prefix = f"{name}/"
+        expected = {k.removeprefix(prefix): v for k, v in kept.items() if k.startswith(prefix)}
+    assert_same(parity.solve(get_engine("jax", "cpu"), name), expected, parity.CASES[name][-1])
+
+
+def test_jax_draws_the_loss_curve_that_julia_drew(jax_training):
+    with np.load(REFERENCE) as kept:
+        expected = kept["loss curve"]
+    np.testing.assert_allclose(jax_training[0], expected, rtol=parity.LOSS_CURVE)
+
+
+def test_the_reference_says_what_made_it():
+    with np.load(REFERENCE) as kept:
+        made_by = json.loads(str(kept["made by"]))
+    assert made_by["command"] == "python tests/data/make_julia_reference.py"
+    assert {"julia", "Lux", "SciMLSensitivity", "pydeq"} <= made_by["versions"].keys()

@@ -18,6 +18,7 @@ from sklearn.neural_network import MLPClassifier
 from pydeq import plot
 from pydeq.errors import ConvergenceWarning
 from pydeq.fixed_point import fixed_point
+from pydeq.history import EpochRecord, History
 
 
 @pytest.fixture(autouse=True)
@@ -71,12 +72,20 @@ def assert_same_up_to_sign(got, expected):
         np.testing.assert_allclose(got[:, k], sign * expected[:, k], atol=1e-9)
 
 
+def history(n_epochs, loss=1.0, n_failed=0):
+    """A history whose loss halves by the epoch."""
+    epochs = range(n_epochs)
+    return History([EpochRecord(loss / 2**k, 1.0, 7.0, 1e-3, n_failed, 0.1) for k in epochs])
+
+
 CALLS = {
     "cobweb": lambda ax=None: plot.cobweb(np.cos, fixed_point(np.cos, -1.0), ax=ax),
     "prediction_vs_truth": lambda ax=None: plot.prediction_vs_truth([1, 2], [1.5, 2], ax=ax),
     "training_curve": lambda ax=None: plot.training_curve([3, 2, 1], ax=ax),
     "depth_trajectories": lambda ax=None: plot.depth_trajectories(np.ones((4, 2, 3)), ax=ax),
     "digit": lambda ax=None: plot.digit(np.eye(8), 2, 2, np.full(10, 0.1), ax=ax),
+    "digit_grid": lambda ax=None: plot.digit_grid(np.zeros((12, 64)), [1] * 12, [2] * 12, ax=ax),
+    "history_curves": lambda ax=None: plot.history_curves({"a": history(3)}, ax=ax),
     "feature_clusters": lambda ax=None: plot.feature_clusters(np.eye(4), [0, 0, 1, 1], ax=ax),
 }
 
@@ -84,7 +93,7 @@ CALLS = {
 @pytest.mark.parametrize("name", CALLS)
 def test_makes_a_figure_with_title_and_labels(name):
     ax = CALLS[name]()
-    assert all([ax.get_title(), ax.get_xlabel(), ax.get_ylabel()])
+    assert all([ax.get_title(), ax.get_xlabel(), ax.get_ylabel() or not ax.get_yticks().size])
     ax.figure.canvas.draw()
     title = ax.title.get_window_extent()
     assert title.x0 >= 0
@@ -395,3 +404,59 @@ def test_animation_bad_input(clusters):
         plot.animate_feature_clusters(trajectory, y[1:])
     with pytest.raises(ValueError, match="finite"):
         plot.animate_feature_clusters(np.where(trajectory == 0, np.nan, trajectory), y)
+
+
+def test_digit_grid_has_every_image_with_its_labels(rng):
+    images = rng.random((45, 64))
+    ax = plot.digit_grid(images, np.arange(45), np.arange(45) + 1)
+    assert len(ax.get_images()) == 40
+    assert "40 of 45" in ax.get_title()
+    assert [text.get_text() for text in ax.texts][:2] == ["0 / 1", "1 / 2"]
+    np.testing.assert_array_equal(ax.get_images()[11].get_array(), images[11].reshape(8, 8))
+    left, _, bottom, top = ax.get_images()[11].get_extent()
+    assert (left, top) == (1, 1.3)
+    assert bottom > top, "the first row of pixels is on top"
+
+
+@pytest.mark.parametrize(
+    ("images", "labels"),
+    [(np.zeros((2, 64)), [1]), (np.zeros((0, 64)), []), (np.zeros((2, 63)), [1, 2]), (3.0, [1])],
+)
+def test_digit_grid_bad_input(images, labels):
+    with pytest.raises(ValueError, match="got shape"):
+        plot.digit_grid(images, labels, labels)
+
+
+def test_history_curves_differ_by_more_than_colour():
+    ax = plot.history_curves({"first": history(4), "second": history(3, loss=2.0)})
+    first, second = line(ax, "first"), line(ax, "second")
+    np.testing.assert_array_equal(first.get_ydata(), [1, 0.5, 0.25, 0.125])
+    np.testing.assert_array_equal(second.get_xdata(), [1, 2, 3])
+    assert first.get_linestyle() != second.get_linestyle()
+    assert first.get_marker() != second.get_marker()
+    assert first.get_linewidth() > second.get_linewidth()
+    assert ax.get_yscale() == "log"
+    assert legend(ax) == ["first", "second"]
+
+
+def test_history_curves_of_counts_is_linear():
+    ax = plot.history_curves({"fit": history(4, n_failed=3)}, "n_failed")
+    assert ax.get_yscale() == "linear"
+    assert ax.get_ylabel() == "samples not converged"
+
+
+def test_history_curves_takes_a_fitted_estimator():
+    ax = plot.history_curves({"fit": SimpleNamespace(history_=history(2))})
+    np.testing.assert_array_equal(line(ax, "fit").get_ydata(), [1, 0.5])
+
+
+def test_history_curves_knows_every_column():
+    for column in EpochRecord.__dataclass_fields__:
+        assert plot.history_curves({"fit": history(2)}, column).get_ylabel()
+
+
+def test_history_curves_bad_input():
+    with pytest.raises(ValueError, match=r"column of loss, .*; got 'accuracy'"):
+        plot.history_curves({"fit": history(2)}, "accuracy")
+    with pytest.raises(ValueError, match="at least one fit"):
+        plot.history_curves({"fit": History()})

@@ -26,8 +26,8 @@ def all_specs(params):
 
 def test_default_parameters_become_the_documented_specs():
     model, solver, optimizer, training = all_specs(parameters())
-    assert model == ModelSpec(4, 1, 128, (128,), "relu", "contractive", 0.9, None)
-    assert solver == SolverSpec("tsit5", 1e-6, 1e-3, 1e-6, 1e-3, 1000, "implicit")
+    assert model == ModelSpec(4, 1, 128, (128,), "relu", "contractive", 0.9, 1.0, None)
+    assert solver == SolverSpec("anderson", 1e-6, 1e-3, 1e-6, 1e-3, 1000, "implicit", False)
     assert optimizer == OptimizerSpec("adam", "squared_error", 2e-3, 1e-4, 1.0, True)
     assert training == TrainSpec(50, 200, True, 1e-4, 10, True, False, 0.1)
 
@@ -37,7 +37,7 @@ def test_both_estimators_have_the_same_parameters_and_defaults_but_for_the_loss(
     assert regressor.pop("loss") == "squared_error"
     assert classifier.pop("loss") == "log_loss"
     assert regressor == classifier
-    assert len(regressor) == 31
+    assert len(regressor) == 33
 
 
 REFUSED = {
@@ -46,6 +46,7 @@ REFUSED = {
     "activation": ["Tanh", None, 3, ["tanh"]],
     "stability": ["contract", None],
     "contraction": [0, 1, 1.0, -0.5, 2, "0.9", None, np.nan, True],
+    "monotonicity": [0, -0.5, np.inf, "1", None],
     "jacobian_penalty": [-1, np.inf, "1"],
     "train_encoder": [1, 0, "yes", None],
     "horizon": [0, -1.0, np.inf, np.nan, "10", True],
@@ -56,6 +57,7 @@ REFUSED = {
     "ode_reltol": [-1e-6, np.inf, None],
     "max_steps": [0, -5, 10.5, 1e3, "10", None, True],
     "adjoint": ["backsolve", None],
+    "reuse_equilibria": [1, "yes", None],
     "loss": ["log_loss", "mse", None],
     "optimizer": ["lbfgs", None],
     "learning_rate_init": [0, -1e-3, np.inf, "1e-3", None],
@@ -92,18 +94,20 @@ ACCEPTED = {
     "n_state": [1, np.int64(3)],
     "hidden_layer_sizes": [5, (), [5], (5, 6), np.array([5, 6]), np.int32(5), (np.int64(5),)],
     "activation": ["identity", "logistic", "tanh", "relu", np.str_("relu")],
-    "stability": ["none", "jacobian", "contractive"],
+    "stability": ["none", "jacobian", "contractive", "monotone"],
     "contraction": [0.5, np.float32(0.5)],
+    "monotonicity": [0.05, 2, np.float32(1)],
     "jacobian_penalty": [0, 0.0, 5],
     "train_encoder": [False, np.False_],
     "horizon": [None, 1, 2.5, np.float64(3)],
-    "solver": ["tsit5", "anderson", "newton", "fixed_point"],
+    "solver": ["auto", "tsit5", "anderson", "broyden", "newton", "fixed_point"],
     "abstol": [0, 0.0, 1, np.float32(1e-3)],
     "reltol": [0, 1e-12],
     "ode_abstol": [0, 1e-3],
     "ode_reltol": [0, 1e-9],
     "max_steps": [1, np.int16(10)],
     "adjoint": ["implicit", "jfb", "unrolled"],
+    "reuse_equilibria": [True, np.False_],
     "loss": ["squared_error", "sum_of_squares"],
     "optimizer": ["adam", "sgd"],
     "learning_rate_init": [1, 1e-5, np.float32(0.1)],
@@ -136,7 +140,7 @@ def test_hidden_layer_sizes_of_one_layer(value):
 
 
 def test_the_choices_are_listed():
-    with pytest.raises(ValueError, match="one of 'tsit5', 'anderson', 'newton', 'fixed_point'"):
+    with pytest.raises(ValueError, match="one of 'auto', 'tsit5', 'anderson', 'broyden'"):
         all_specs(parameters(solver="tsit"))
 
 
@@ -171,6 +175,33 @@ def test_state_without_encoder_needs_equal_widths_and_says_both():
 def test_a_horizon_needs_the_ode_solver(solver):
     with pytest.raises(ValueError, match=f"needs solver='tsit5'; got solver='{solver}'"):
         all_specs(parameters(horizon=5.0, solver=solver))
+
+
+@pytest.mark.parametrize(
+    ("stability", "horizon", "expected"),
+    [
+        ("contractive", None, "anderson"),
+        ("monotone", None, "peaceman_rachford"),
+        ("none", None, "tsit5"),
+        ("jacobian", None, "tsit5"),
+        ("contractive", 2.0, "tsit5"),
+        ("monotone", 2.0, "tsit5"),
+    ],
+)
+def test_auto_takes_a_solver_that_must_find_the_state(stability, horizon, expected):
+    _, solver, *_ = all_specs(parameters(stability=stability, horizon=horizon, solver="auto"))
+    assert solver.name == expected
+
+
+def test_the_monotone_cell_has_no_hidden_layers():
+    model, *_ = all_specs(parameters(stability="monotone", hidden_layer_sizes=(5, 6)))
+    assert model.hidden_layer_sizes == ()
+
+
+def test_splitting_needs_the_monotone_cell():
+    needed = "needs stability='monotone'; got stability='contractive'"
+    with pytest.raises(ValueError, match=needed):
+        all_specs(parameters(solver="peaceman_rachford"))
 
 
 def test_newton_cannot_be_unrolled():

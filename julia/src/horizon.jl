@@ -24,8 +24,8 @@ end
 
 Return u(time) from u(0) = f(0, h) for h (width, n); the [`Outcome`](@ref) is put into `found`.
 
-`converged` says that the integration reached `time` within `max_steps` and is finite. What `found`
-holds are the states that count: where they are not finite, the returned ones need not be alike.
+`converged` says that the integration reached `time` within `max_steps` and is finite. Where it did
+not, the states that `found` holds are those that count; the returned ones need not be alike.
 """
 function integrate(model, solver::Solver, flat, h::AbstractMatrix{T}, time, found) where {T}
     u0 = model.cell(flat, h)
@@ -48,34 +48,33 @@ function integrate(model, solver::Solver, flat, h::AbstractMatrix{T}, time, foun
     return u
 end
 
+"""
+The outcome of an integration. Where it failed for a batch, whose samples share its steps, that may
+be one sample's doing: so they are integrated one by one to see which can reach the end.
+"""
 function reached(model, solver, flat, h, u, sol, n_evals, time)
     n = size(h, 2)
-    if !(successful_retcode(sol) || sol.retcode === ReturnCode.MaxIters)
-        return broken_down(model, solver, flat, h, u, n_evals, time)
+    len = fill(Float64(time), n)
+    if successful_retcode(sol)
+        return Outcome(u, model.cell(flat, u .+ h), fill(n_evals, n), finite_columns(u), len)
+    elseif n > 1
+        outcome = one_by_one(model, solver, flat, h, time)
+        # Together they do not get there, and what came back of that is not to be used.
+        all(outcome.converged) && fill!(outcome.converged, false)
+        return outcome
     end
-    converged = successful_retcode(sol) ? finite_columns(u) : fill(false, n)
-    fu = model.cell(flat, u .+ h)
-    return Outcome(u, fu, fill(n_evals, n), converged, fill(Float64(time), n))
+    # The step size breaks down when a state nears the largest number: it is then not finite.
+    u = sol.retcode === ReturnCode.MaxIters ? u : fill!(similar(u), NaN)
+    return Outcome(u, model.cell(flat, u .+ h), fill(n_evals, n), fill(false, n), len)
 end
 
-"""
-The outcome where the step size broke down, as it does when a state nears the largest number: not a
-finite state then, though the integration stopped at one. In a batch that may be one sample's doing,
-so they are integrated one by one.
-"""
-function broken_down(model, solver, flat, h, u, n_evals, time)
-    n = size(h, 2)
-    if n > 1
-        found = Ref{Outcome}()
-        outcomes = map(1:n) do j
-            integrate(model, solver, flat, h[:, j:j], time, found)
-            found[]
-        end
-        outcome = together(outcomes)
-        all(finite_columns(outcome.u)) || return outcome
+function one_by_one(model, solver, flat, h, time)
+    found = Ref{Outcome}()
+    outcomes = map(axes(h, 2)) do j
+        integrate(model, solver, flat, h[:, j:j], time, found)
+        found[]
     end
-    lost = fill!(similar(u), NaN)
-    return Outcome(lost, lost, fill(n_evals, n), fill(false, n), fill(Float64(time), n))
+    return together(outcomes)
 end
 
 """The root mean square of OrdinaryDiffEq's step control, of the finite entries."""

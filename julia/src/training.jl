@@ -13,8 +13,8 @@ Tape() = Tape(Ref{Outcome}(), Ref{Any}())
 
 Return the loss of one batch, penalties included.
 
-A sample that has not converged does not count with the adjoints `implicit` and `jfb`, which hold
-at an equilibrium only.
+A sample that has not converged does not count, but with the adjoint `unrolled`, whose gradient is
+that of the iterations wherever they ended.
 """
 function batch_loss(theta, session::Session, x, target, weight, probe, tape::Tape)
     (; model, solver, training) = session
@@ -23,9 +23,8 @@ function batch_loss(theta, session::Session, x, target, weight, probe, tape::Tap
     flat = acting_cell(model, cell)
     u = states(model, solver, flat, h, tape.found)
     kept, w = @ignore_derivatives begin
-        at_equilibrium = model.horizon === nothing && solver.adjoint !== :unrolled
         outcome = tape.found[]
-        counts = at_equilibrium ? outcome.converged : finite_columns(outcome.u)
+        counts = is_unrolled(session) ? finite_columns(outcome.u) : outcome.converged
         tape.weight[] = row_like(u, weight .* counts)
         (row_like(u, counts), tape.weight[])
     end
@@ -43,14 +42,16 @@ function batch_loss(theta, session::Session, x, target, weight, probe, tape::Tap
     return loss
 end
 
+is_unrolled(session) = session.model.horizon === nothing && session.solver.adjoint === :unrolled
+
 """
     batch_gradient(session, x, target, weight, probe)
 
 Return loss, gradient (like theta) and a report of one batch: `weight`, the sum of those that
 counted, and `n_evals`, `residual` and `converged` of the samples that have a weight.
 
-Samples whose state is not finite would turn every gradient into NaN, so the batch is then passed
-once more without them.
+Samples whose state is not finite would turn every gradient into NaN, and those that do not reach a
+finite horizon hold up the others: the batch is then passed once more without them.
 """
 function batch_gradient(session::Session{T}, x, target, weight, probe) where {T}
     rows = findall(>(0), weight)
@@ -68,8 +69,9 @@ function batch_gradient(session::Session{T}, x, target, weight, probe) where {T}
         n_evals[active] .+= outcome.n_evals
         converged[active], residuals[active] = outcome.converged, residual(outcome)
         finite = finite_columns(outcome.u) .& finite_columns(outcome.fu)
-        active = active[finite]
-        all(finite) || continue
+        passed = session.model.horizon === nothing ? finite : finite .& outcome.converged
+        active = active[passed]
+        all(passed) || continue
         total = sum(tape.weight[])
         if total > 0
             loss, gradient = value, only(back(one(value)))

@@ -6,10 +6,17 @@ from typing import ClassVar
 
 import numpy as np
 
+from pydeq._html import table
 from pydeq.params import Params
 from pydeq.spec import ModelSpec, OptimizerSpec, SolverSpec
 
-__all__ = ["AbstractEngine", "AbstractSession", "EpochReport", "Equilibrium"]
+__all__ = [
+    "AbstractEngine",
+    "AbstractSession",
+    "EpochReport",
+    "Equilibrium",
+    "check_supported",
+]
 
 
 @dataclass(frozen=True)
@@ -29,6 +36,23 @@ class Equilibrium:
     converged : ndarray of bool (n,)
         Whether the returned state meets the stopping rule; with a finite horizon, whether the
         integration reached it. A state that is not finite has not converged.
+    spectral_abscissa : ndarray of float64 (n,) or None
+        Largest real part of the eigenvalues of df/dz - I at the state; negative: stable. None
+        unless asked for: see :func:`pydeq.certificate.spectral_abscissa`. No session fills it.
+    distance_bound : ndarray of float64 (n,) or None
+        Guaranteed bound of ``||z - z*||_2``, inf where there is none. None unless asked for: see
+        :func:`pydeq.certificate.distance_bound`. No session fills it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pydeq import presets
+    >>> model = presets.double(max_iter=200).fit(*presets.double_data())
+    >>> found = model.equilibrium([[1.0], [-5.0]])
+    >>> found.state.shape, found.converged.tolist()
+    ((2, 1), [True, True])
+    >>> bool(np.all(found.residual <= 1e-2))
+    True
     """
 
     state: np.ndarray
@@ -36,6 +60,28 @@ class Equilibrium:
     residual: np.ndarray
     n_evals: np.ndarray
     converged: np.ndarray
+    spectral_abscissa: np.ndarray | None = None
+    distance_bound: np.ndarray | None = None
+
+    def _repr_html_(self) -> str:
+        """Return a small table: how many, how well, at what cost."""
+        n = len(self.converged)
+        rows = [("samples", f"{n:,}"), ("states of each", f"{self.state.shape[1]:,}")]
+        if n:
+            n_converged = int(self.converged.sum())
+            rows += [
+                ("converged", f"{n_converged:,} ({n_converged / n:.1%})"),
+                ("worst residual", f"{self.residual.max():.1e}"),
+                ("median residual", f"{np.median(self.residual):.1e}"),
+                ("evaluations per sample, mean", f"{self.n_evals.mean():.1f}"),
+                ("evaluations per sample, most", f"{self.n_evals.max():,}"),
+            ]
+        if n and self.spectral_abscissa is not None and self.distance_bound is not None:
+            rows += [
+                ("stable", f"{int((self.spectral_abscissa < 0).sum()):,}"),
+                ("largest distance bound", f"{self.distance_bound.max():.1e}"),
+            ]
+        return table("Equilibrium", rows)
 
 
 @dataclass(frozen=True)
@@ -79,6 +125,9 @@ class AbstractSession(abc.ABC):
         penalties and the gradient, which hold at an equilibrium only. With ``unrolled`` a sample
         is counted alike, but only one whose state is not finite is left out. The step of a batch
         with no sample left is skipped.
+
+        With ``SolverSpec.reuse`` a sample that converged in an earlier epoch starts from the
+        equilibrium it had in the last such epoch, instead of f(0, h).
 
         The call is atomic: if it raises (KeyboardInterrupt included), weights and optimiser state
         are those from before it.
@@ -141,6 +190,18 @@ class AbstractEngine(abc.ABC):
 
     name: ClassVar[str]
 
+    solvers: ClassVar[tuple[str, ...]]
+    """Those of :data:`pydeq.spec.SOLVERS` that it has."""
+
+    stabilities: ClassVar[tuple[str, ...]]
+    """Those of :data:`pydeq.spec.STABILITIES` that it has."""
+
+    unrolls: ClassVar[tuple[str, ...]]
+    """The solvers of which it has ``adjoint="unrolled"``."""
+
+    reuses: ClassVar[bool]
+    """Whether it has ``SolverSpec.reuse``."""
+
     @abc.abstractmethod
     def __init__(self, device: str = "auto") -> None: ...
 
@@ -157,4 +218,26 @@ class AbstractEngine(abc.ABC):
 
         `optimizer_state` is what :meth:`AbstractSession.optimizer_state` returned, to go on from
         there; None, or the state of another optimiser, starts afresh.
+
+        Raises
+        ------
+        ValueError
+            If the engine does not have what the specs ask for, see `check_supported`.
         """
+
+
+def check_supported(engine: type[AbstractEngine], model: ModelSpec, solver: SolverSpec) -> None:
+    """Raise ValueError where `engine` has not what is asked for; the message says what it has."""
+    is_unrolled = solver.adjoint == "unrolled" and model.horizon is None
+    for asked, value, available in (
+        ("solver", solver.name, engine.solvers),
+        ("stability", model.stability, engine.stabilities),
+        ("adjoint='unrolled' for solver", solver.name, engine.unrolls if is_unrolled else None),
+        ("reuse_equilibria", solver.reuse, (False, engine.reuses)),
+    ):
+        if available is not None and value not in available:
+            has = ", ".join(map(repr, dict.fromkeys(available)))
+            raise ValueError(
+                f"The {engine.name} engine does not have {asked}={value!r}; it has {has}. "
+                "Choose one of these, or another engine."
+            )

@@ -6,89 +6,110 @@ lambda^T df/dh (Bai et al. 2019, theorem 1). ``jfb`` takes lambda = dL/dz* (Fung
 """
 
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from pydeq.engines.jax.cell import Layers, cell
 from pydeq.engines.jax.gmres import gmres
-from pydeq.engines.jax.solvers import Controls, Solution, solve
+from pydeq.engines.jax.iteration import Controls, Field
+from pydeq.engines.jax.solvers import Solution, solve
+from pydeq.spec import ModelSpec
 
-__all__ = ["find_equilibrium", "jacobian_estimate", "steady_state"]
+__all__ = ["Start", "find_equilibrium", "jacobian_estimate", "steady_state"]
 
-LOOSEST_ADJOINT = 1e-3
-"""The adjoint is solved to the forward tolerance, but never more loosely than this."""
+ADJOINT_SHARE, LOOSEST_ADJOINT = 10, 1e-2
+"""The adjoint is solved to so many times the forward tolerance, but never more loosely than this.
+
+A gradient that is 1 % off is nothing beside what a batch's is off from that of all the data.
+"""
+
+
+class Start(NamedTuple):
+    """Where searches may set out from instead of f(0, h)."""
+
+    u: jax.Array  # (B, n_state)
+    known: jax.Array  # (B,) bool: whether the sample has one
 
 
 def find_equilibrium(
     solver: str,
-    activation: str,
+    model: ModelSpec,
     layers: Layers,
     h: jax.Array,
     active: jax.Array,
     controls: Controls,
+    start: Start | None = None,
     unroll: int | None = None,
 ) -> Solution:
-    """Search the steady state of du/dt = f(u, h) - u from u(0) = f(0, h), see `solve`."""
-    return solve(
-        solver,
-        lambda u: cell(activation, layers, u + h),
-        cell(activation, layers, h),
-        active,
-        controls,
-        unroll,
-    )
+    """Search the steady state of du/dt = f(u, h) - u from u(0) = f(0, h), or `start`."""
+    field = Field(model, layers)
+    n_evals = jnp.ones(len(h), jnp.int32)
+    if start is None:
+        u0 = field(jnp.zeros_like(h), h)
+    else:
+        u0 = jax.lax.cond(
+            jnp.all(start.known | ~active),
+            lambda: start.u,
+            lambda: jnp.where(start.known[:, None], start.u, field(jnp.zeros_like(h), h)),
+        )
+        n_evals = jnp.where(start.known, 0, n_evals)
+    return solve(solver, field, h, u0, n_evals, active, controls, unroll)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def steady_state(
     solver: str,
     adjoint: str,
-    activation: str,
+    model: ModelSpec,
     layers: Layers,
     h: jax.Array,
     active: jax.Array,
     controls: Controls,
+    start: Start | None,
 ) -> Solution:
     """Return the steady state; gradients reach `layers` and `h` through its `u` alone.
 
     Samples that did not converge give no gradient.
     """
-    return find_equilibrium(solver, activation, layers, h, active, controls)
+    return find_equilibrium(solver, model, layers, h, active, controls, start)
 
 
-def _forward(solver, adjoint, activation, layers, h, active, controls):
-    solution = find_equilibrium(solver, activation, layers, h, active, controls)
+def _forward(solver, adjoint, model, layers, h, active, controls, start):
+    solution = find_equilibrium(solver, model, layers, h, active, controls, start)
     return solution, (layers, h, solution.u, active & solution.converged, controls)
 
 
-def _backward(solver, adjoint, activation, residuals, cotangent):
+def _backward(solver, adjoint, model, residuals, cotangent):
     layers, h, u, valid, controls = residuals
     # 0 * nan is nan: states that are not finite must not meet the zero gradient they get.
-    v = jnp.where(valid[:, None], u + h, 0)
-    g = jnp.where(valid[:, None], cotangent.u, 0)
-    _, pullback = jax.vjp(lambda layers, v: cell(activation, layers, v), layers, v)
+    u, h, g = (jnp.where(valid[:, None], a, 0) for a in (u, h, cotangent.u))
     if adjoint == "implicit":
-        _, pullback_v = jax.vjp(lambda v: cell(activation, layers, v), v)
-        rtol = jnp.minimum(jnp.maximum(controls.reltol, controls.abstol), LOOSEST_ADJOINT)
-        g, _ = gmres(lambda x: x - pullback_v(x)[0], g, rtol, valid)
-    to_layers, to_v = pullback(g)
-    return to_layers, to_v, None, None
+        _, pullback_u = jax.vjp(lambda u: cell(model, layers, u, h), u)
+        forward = jnp.maximum(controls.reltol, controls.abstol)
+        rtol = jnp.minimum(ADJOINT_SHARE * forward, LOOSEST_ADJOINT)
+        g, _ = gmres(lambda x: x - pullback_u(x)[0], g, rtol, valid)
+    _, pullback = jax.vjp(lambda layers, h: cell(model, layers, u, h), layers, h)
+    to_layers, to_h = pullback(g)
+    return to_layers, to_h, None, None, None
 
 
 steady_state.defvjp(_forward, _backward)
 
 
-def jacobian_estimate(activation: str, layers: Layers, v: jax.Array, probe: jax.Array) -> jax.Array:
+def jacobian_estimate(
+    model: ModelSpec, layers: Layers, z: jax.Array, h: jax.Array, probe: jax.Array
+) -> jax.Array:
     """Return ``||probe^T df/dz||_2^2`` per sample ``(n,)``: Hutchinson's ||df/dz||_F^2.
 
     Parameters
     ----------
-    v : jax.Array (n, n_state)
-        z* + h; hold z* constant for the penalty of Bai et al. 2021.
+    z, h : jax.Array (n, n_state)
+        Hold z constant for the penalty of Bai et al. 2021.
     probe : jax.Array (n_state,)
         Entries of mean 0 and variance 1.
     """
-    _, pullback = jax.vjp(lambda v: cell(activation, layers, v), v)
-    (row,) = pullback(jnp.broadcast_to(probe, v.shape))
+    _, pullback = jax.vjp(lambda z: cell(model, layers, z, h), z)
+    (row,) = pullback(jnp.broadcast_to(probe, z.shape))
     return jnp.sum(row**2, axis=1)

@@ -1,13 +1,22 @@
 """The model's maps as pure functions of JAX arrays: encoder, cell, decoder, losses."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 
 from pydeq.spec import ModelSpec
 
-__all__ = ["Layers", "cell", "cell_layers", "decode", "encode", "loss_value", "weight_penalty"]
+__all__ = [
+    "Layers",
+    "activation",
+    "cell",
+    "cell_layers",
+    "decode",
+    "encode",
+    "loss_value",
+    "weight_penalty",
+]
 
 Layers = tuple[tuple[jax.Array, jax.Array], ...]
 """Weight (n_in, n_out) and bias (n_out,) of each layer of the cell, in order."""
@@ -20,6 +29,11 @@ _ACTIVATIONS = {
     "tanh": jnp.tanh,
     "relu": jax.nn.relu,
 }
+
+
+def activation(model: ModelSpec) -> Callable[[jax.Array], jax.Array]:
+    """Return the activation of the hidden layers, or of the monotone cell."""
+    return _ACTIVATIONS[model.activation]
 
 
 def encode(model: ModelSpec, params: Mapping[str, jax.Array], x: jax.Array) -> jax.Array:
@@ -37,16 +51,21 @@ def decode(model: ModelSpec, params: Mapping[str, jax.Array], z: jax.Array) -> j
 
 
 def cell_layers(model: ModelSpec, params: Mapping[str, jax.Array]) -> Layers:
-    """Return the cell's layers as they act, scaled where the cell is contractive."""
+    """Return the cell's layers as they act: scaled if contractive, composed if monotone."""
     n_layers = len(model.hidden_layer_sizes) + 1
     weights = [params[f"cell.{i}.weight"] for i in range(n_layers)]
     if model.stability == "contractive":
         log_product = sum(_log_spectral_norm_bound(w) for w in weights)
         log_scale = jnp.minimum(0.0, (jnp.log(model.contraction) - log_product) / n_layers)
         weights = [w * jnp.exp(log_scale) for w in weights]
+    elif model.stability == "monotone":
+        (a,), b = weights, params["cell.0.skew"]
+        identity = jnp.eye(len(a), dtype=a.dtype)
+        weights = [(1 - model.monotonicity) * identity - a @ a.T + b - b.T]
     return tuple((w, params[f"cell.{i}.bias"]) for i, w in enumerate(weights))
 
 
+@jax.custom_vjp
 def _log_spectral_norm_bound(weight: jax.Array) -> jax.Array:
     """Log of an upper bound of ``||weight||_2``, by Gram iteration.
 
@@ -54,25 +73,56 @@ def _log_spectral_norm_bound(weight: jax.Array) -> jax.Array:
     spectral norm from above and converges to it superlinearly; it is deterministic and
     differentiable, so training and prediction scale the cell alike.
     """
+    bound, _ = _gram_iteration(weight)
+    return bound
+
+
+def _gram_iteration(weight: jax.Array):
+    """Return the bound and G, G^2, G^4, ..., each up to a factor."""
     n_in, n_out = weight.shape
     gram = weight.T @ weight if n_out < n_in else weight @ weight.T
     tiny = jnp.finfo(weight.dtype).tiny
     log_norm = jnp.zeros((), weight.dtype)  # log of the factors divided out, per power of G
+    powers = []
     for _ in range(GRAM_ITERATIONS):
         norm = jnp.sqrt(jnp.sum(gram**2) + tiny)
-        gram = gram / norm
-        gram = gram @ gram
+        powers.append(gram / norm)
+        gram = powers[-1] @ powers[-1]
         log_norm = 2 * (log_norm + jnp.log(norm))
+    powers.append(gram)
     log_norm = log_norm + 0.5 * jnp.log(jnp.sum(gram**2) + tiny)
-    return log_norm / 2 ** (GRAM_ITERATIONS + 1)
+    return log_norm / 2 ** (GRAM_ITERATIONS + 1), powers
 
 
-def cell(activation: str, layers: Layers, v: jax.Array) -> jax.Array:
-    """Return f(u, h) for ``v = u + h`` ``(n, n_state)``: an MLP whose last layer is affine."""
-    act = _ACTIVATIONS[activation]
-    for weight, bias in layers[:-1]:
-        v = act(v @ weight + bias)
-    weight, bias = layers[-1]
+def _gram_forward(weight):
+    bound, powers = _gram_iteration(weight)
+    return bound, (weight, powers)
+
+
+def _gram_backward(residuals, cotangent):
+    """Pull back by d log sigma = tr(M dG) / (2 tr(M G)), M = G^63: each power once."""
+    weight, (first, *others) = residuals
+    m = first
+    for power in others:
+        m = m @ power
+    # Of the first power, G / ||G||, as of the weight, the factor goes out with the trace.
+    n_in, n_out = weight.shape
+    grad = weight @ m if n_out < n_in else m @ weight
+    return (cotangent * grad / (jnp.sum(grad * weight) + jnp.finfo(weight.dtype).tiny),)
+
+
+_log_spectral_norm_bound.defvjp(_gram_forward, _gram_backward)
+
+
+def cell(model: ModelSpec, layers: Layers, u: jax.Array, h: jax.Array) -> jax.Array:
+    """Return f(u, h) ``(n, n_state)``: see :class:`pydeq.spec.ModelSpec`."""
+    act = activation(model)
+    *hidden, (weight, bias) = layers
+    if model.stability == "monotone":
+        return act(u @ weight + h + bias)
+    v = u + h
+    for hidden_weight, hidden_bias in hidden:
+        v = act(v @ hidden_weight + hidden_bias)
     return v @ weight + bias
 
 

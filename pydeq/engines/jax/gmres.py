@@ -12,28 +12,10 @@ import jax.numpy as jnp
 
 __all__ = ["gmres"]
 
-RESTART = 20
-"""Longest Krylov basis that is kept."""
+RESTART = 8
+"""Longest Krylov basis that is kept; each is a piece of the compiled code."""
 
-MAX_CYCLES = 25
-
-
-class _Cycle(NamedTuple):
-    """A cycle after j steps: B systems of n unknowns, a basis of at most m vectors.
-
-    The least-squares problem min ||beta e1 - H y|| is kept solved: `ortho` holds the
-    orthonormalised columns of the Hessenberg matrix H, `directions` the matching combinations of
-    the basis, `coef` what is left of beta e1.
-    """
-
-    j: jax.Array
-    active: jax.Array  # (B,)
-    x: jax.Array  # (B, n)
-    basis: jax.Array  # (m + 1, B, n)
-    directions: jax.Array  # (m, B, n)
-    ortho: jax.Array  # (m, m + 1, B)
-    coef: jax.Array  # (m + 1, B)
-    n_products: jax.Array  # (B,)
+MAX_CYCLES = 60
 
 
 def gmres(
@@ -76,9 +58,9 @@ def gmres(
         r = jax.lax.cond(cycle == 0, lambda: b, lambda: b - product(x))
         norm_r = _norm(r)
         going = active & (norm_r > target) & ((cycle == 0) | (norm_r < 0.5 * last))
-        end = _run_cycle(product, x, r, target, going, n_products + (active & (cycle > 0)))
-        unsolved = jnp.sqrt(jnp.sum(end.coef**2, axis=0)) > target
-        return cycle + 1, going & unsolved, end.x, norm_r, end.n_products
+        end = _run_cycle(product, r, target, going)
+        n_products = n_products + (active & (cycle > 0)) + end.n_products
+        return cycle + 1, going & (end.left > target), x + end.x, norm_r, n_products
 
     n_products = jnp.zeros(b.shape[0], jnp.int32)
     start = (0, active, jnp.zeros_like(b), norm_b, n_products)
@@ -86,74 +68,85 @@ def gmres(
     return x, n_products
 
 
-def _run_cycle(product, x, r, target, active, n_products) -> _Cycle:
-    """Improve `x`, whose residual is `r`, over one Krylov basis."""
-    m = min(RESTART, r.shape[1])
-    batch, n = r.shape
+class _End(NamedTuple):
+    """What a cycle came to."""
+
+    x: jax.Array  # (B, n): what to add to the solution
+    left: jax.Array  # (B,): norm of the residual that is left
+    n_products: jax.Array  # (B,)
+
+
+class _Krylov(NamedTuple):
+    """A cycle after j steps: an orthonormal basis and the least-squares problem over it.
+
+    With H the Hessenberg matrix, min ||beta e1 - H y|| is kept triangular by Givens rotations. The
+    column of a step that did a row no good is that of the identity and gives it y_j = 0.
+    """
+
+    basis: list[jax.Array]  # j + 1 of (B, n)
+    columns: list[list[jax.Array]]  # j of the triangular matrix, the k-th with k + 1 of (B,)
+    rotations: list[tuple[jax.Array, jax.Array]]  # j cosines and sines (B,)
+    rhs: list[jax.Array]  # j of (B,)
+    rest: jax.Array  # (B,): what the right-hand side has below them
+    active: jax.Array  # (B,)
+    n_products: jax.Array  # (B,)
+
+
+def _run_cycle(product, r: jax.Array, target: jax.Array, active: jax.Array) -> _End:
+    """Solve ``product(x) = r`` over one Krylov basis.
+
+    A step works on the vectors that there are and no more, which a loop over a fixed array could
+    not do: the steps are nested in one another, each entered while a row needs it.
+    """
+    steps = min(RESTART, r.shape[1])
+
+    def go_on(s: _Krylov) -> _End:
+        if len(s.columns) == steps:
+            return _finish(s)
+        return jax.lax.cond(
+            jnp.any(s.active), lambda: go_on(_extend(product, s, target)), lambda: _finish(s)
+        )
+
     beta = _norm(r)
-    start = _Cycle(
-        j=jnp.zeros((), jnp.int32),
-        active=active,
-        x=x,
-        basis=jnp.zeros((m + 1, batch, n), r.dtype).at[0].set(r / _nonzero(beta)[:, None]),
-        directions=jnp.zeros((m, batch, n), r.dtype),
-        ortho=jnp.zeros((m, m + 1, batch), r.dtype),
-        coef=jnp.zeros((m + 1, batch), r.dtype).at[0].set(beta),
-        n_products=n_products,
-    )
-    return jax.lax.while_loop(
-        lambda s: (s.j < m) & jnp.any(s.active), lambda s: _step(product, s, target), start
-    )
+    none = jnp.zeros(len(r), jnp.int32)
+    return go_on(_Krylov([r / _nonzero(beta)[:, None]], [], [], [], beta, active, none))
 
 
-def _step(product, s: _Cycle, target) -> _Cycle:
-    """Add one vector to the basis and one direction to the solution."""
-    v = s.basis[s.j]
-    w, column = _orthogonalise(product(v), s.basis, axis=2)
+def _extend(product, s: _Krylov, target: jax.Array) -> _Krylov:
+    """Add a vector to the basis, by modified Gram-Schmidt, and a column to the problem."""
+    w = product(s.basis[-1])
+    column = []
+    for v in s.basis:
+        column.append(jnp.sum(w * v, axis=1))
+        w = w - column[-1][:, None] * v
     height = _norm(w)
-    column = column.at[s.j + 1].set(height)
-    t, r = _orthogonalise(column, s.ortho, axis=1)
-    size = jnp.sqrt(jnp.sum(t**2, axis=0))
-    t = t / _nonzero(size)
-    direction = (v - jnp.sum(r[:, :, None] * s.directions, axis=0)) / _nonzero(size)[:, None]
-    gain = jnp.sum(t * s.coef, axis=0)
-    good = s.active & (size > 0) & jnp.isfinite(gain)
-    coef = jnp.where(good, s.coef - gain * t, s.coef)
-    left = jnp.sqrt(jnp.sum(coef**2, axis=0))
-    return _Cycle(
-        j=s.j + 1,
-        active=good & (left > target) & (height > 0),
-        x=jnp.where(good[:, None], s.x + gain[:, None] * direction, s.x),
-        basis=s.basis.at[s.j + 1].set(w / _nonzero(height)[:, None]),
-        directions=s.directions.at[s.j].set(direction),
-        ortho=s.ortho.at[s.j].set(t),
-        coef=coef,
+    for i, (cos, sin) in enumerate(s.rotations):
+        above, below = column[i], column[i + 1]
+        column[i], column[i + 1] = cos * above + sin * below, cos * below - sin * above
+    size = jnp.sqrt(column[-1] ** 2 + height**2)
+    good = s.active & (size > 0) & jnp.isfinite(size)
+    cos, sin = column[-1] / _nonzero(size), height / _nonzero(size)
+    column = [*(jnp.where(good, entry, 0) for entry in column[:-1]), jnp.where(good, size, 1)]
+    rest = jnp.where(good, -sin * s.rest, s.rest)
+    return _Krylov(
+        basis=[*s.basis, jnp.where(good[:, None], w / _nonzero(height)[:, None], 0)],
+        columns=[*s.columns, column],
+        rotations=[*s.rotations, (cos, sin)],
+        rhs=[*s.rhs, jnp.where(good, cos * s.rest, 0)],
+        rest=rest,
+        active=good & (jnp.abs(rest) > target) & (height > 0),
         n_products=s.n_products + s.active,
     )
 
 
-def _orthogonalise(w: jax.Array, basis: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
-    """Take from `w` its part in the span of `basis`, by Gram-Schmidt twice.
-
-    Parameters
-    ----------
-    w : jax.Array
-        One vector a system.
-    basis : jax.Array (k, ...)
-        Orthonormal vectors of each system along `axis`; those not yet used are 0.
-
-    Returns
-    -------
-    w : jax.Array
-        What is left.
-    coefficients : jax.Array (k, B)
-    """
-    total = jnp.zeros((), w.dtype)
-    for _ in range(2):
-        c = jnp.sum(basis * w, axis=axis, keepdims=True)
-        w = w - jnp.sum(c * basis, axis=0)
-        total = total + c
-    return w, jnp.squeeze(total, axis)
+def _finish(s: _Krylov) -> _End:
+    """Solve the triangular system and combine the basis."""
+    y = list(s.rhs)
+    for k in reversed(range(len(y))):
+        known = sum(s.columns[i][k] * y[i] for i in range(k + 1, len(y)))
+        y[k] = (y[k] - known) / s.columns[k][k]
+    x = sum((c[:, None] * v for c, v in zip(y, s.basis, strict=False)), jnp.zeros_like(s.basis[0]))
+    return _End(x, jnp.abs(s.rest), s.n_products)
 
 
 def _norm(r: jax.Array) -> jax.Array:

@@ -6,33 +6,32 @@ import diffrax
 import jax
 import jax.numpy as jnp
 
-from pydeq.engines.jax.cell import Layers, cell
-from pydeq.engines.jax.solvers import Controls, Solution
+from pydeq.engines.jax.iteration import Controls, Field
+from pydeq.engines.jax.solvers import Solution
 
 __all__ = ["integrate"]
 
 
 def integrate(
-    activation: str,
-    layers: Layers,
+    field: Field,
     h: jax.Array,
     active: jax.Array,
     controls: Controls,
-    horizon: Any,
     max_steps: int,
 ) -> Solution:
-    """Return u(horizon) from u(0) = f(0, h), each sample with steps of its own.
+    """Return u(T), T the model's horizon, from u(0) = f(0, h), each sample with steps of its own.
 
     Gradients go through the integration (diffrax's checkpointed discretise-then-optimise).
     ``converged`` says that the integration reached the horizon within `max_steps` (static).
     """
+    horizon: Any = field.model.horizon
     controller = diffrax.PIDController(
         rtol=controls.ode_reltol, atol=controls.ode_abstol, pcoeff=0.4, icoeff=0.3
     )
 
     def one(u0, h, active):
         end = diffrax.diffeqsolve(
-            diffrax.ODETerm(lambda t, u, h: cell(activation, layers, u + h) - u),
+            diffrax.ODETerm(lambda t, u, h: field(u, h) - u),
             diffrax.Tsit5(),
             t0=0.0,
             t1=jnp.where(active, horizon, 0.0),  # padding is there already
@@ -46,8 +45,8 @@ def integrate(
         assert end.ys is not None  # SaveAt(t1=True) is the default
         return end.ys[-1], 6 * end.stats["num_steps"], end.result == diffrax.RESULTS.successful
 
-    u, n_evals, reached = jax.vmap(one)(cell(activation, layers, h), h, active)
+    u, n_evals, reached = jax.vmap(one)(field(jnp.zeros_like(h), h), h, active)
     finite = jnp.all(jnp.isfinite(u), axis=1)
     # u(0), the choice of the first step (2), the first slope, and the residual's f.
     n_evals = jnp.where(active, n_evals + 5, 0)
-    return Solution(u, cell(activation, layers, u + h), n_evals, reached & finite)
+    return Solution(u, field(u, h), n_evals, reached & finite)

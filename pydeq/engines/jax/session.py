@@ -9,11 +9,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from pydeq.batching import iter_batches, padded_size, probes
-from pydeq.engines.base import AbstractEngine, AbstractSession, EpochReport, Equilibrium
+from pydeq.engines.base import (
+    AbstractEngine,
+    AbstractSession,
+    EpochReport,
+    Equilibrium,
+    check_supported,
+)
 from pydeq.engines.jax import step
+from pydeq.engines.jax.adjoint import Start
+from pydeq.engines.jax.iteration import Controls
 from pydeq.errors import EngineUnavailableError
 from pydeq.params import Params, check_params
-from pydeq.spec import ModelSpec, OptimizerSpec, SolverSpec
+from pydeq.spec import SOLVERS, STABILITIES, ModelSpec, OptimizerSpec, SolverSpec
 
 __all__ = ["JaxEngine", "JaxSession"]
 
@@ -29,6 +37,10 @@ class JaxEngine(AbstractEngine):
     """Solve and train with JAX, in this process."""
 
     name = "jax"
+    solvers = SOLVERS
+    stabilities = STABILITIES
+    unrolls = tuple(name for name in SOLVERS if name != "newton")
+    reuses = True
 
     def __init__(self, device: str = "auto") -> None:
         self.device = _find_device(device)
@@ -42,6 +54,7 @@ class JaxEngine(AbstractEngine):
         optimizer_state: Params | None = None,
     ) -> "JaxSession":
         """See :meth:`AbstractEngine.open`."""
+        check_supported(type(self), model, solver)
         check_params(model, params)
         return JaxSession(self.device, model, solver, optimizer, params, optimizer_state)
 
@@ -70,7 +83,7 @@ class JaxSession(AbstractSession):
         self._model = model
         self._optimizer = optimizer
         self._program = step.Program.of(model, solver, optimizer)
-        self._controls = step.Controls(
+        self._controls = Controls(
             solver.abstol, solver.reltol, solver.ode_abstol, solver.ode_reltol, solver.max_steps
         )
         self._rates = step.Rates(
@@ -78,6 +91,8 @@ class JaxSession(AbstractSession):
         )
         self._epoch = 0
         self._data: Any = None
+        self._reuse = solver.reuse and model.horizon is None
+        self._last: Any = None  # of each sample its last equilibrium, where it is to be reused
         with self._context():
             self._params = {name: jnp.array(value) for name, value in params.items()}
             self._opt_state: Any = self._load_optimizer(optimizer_state)
@@ -105,6 +120,9 @@ class JaxSession(AbstractSession):
         """See :meth:`AbstractSession.load_data`."""
         with self._context():
             self._data = (self._array(x), self._array(target), np.asarray(weight, self._dtype))
+            if self._reuse:
+                states = jnp.zeros((len(x), self._model.state_width), self._dtype)
+                self._last = Start(states, jnp.zeros(len(x), bool))
 
     def train_epoch(self, order: np.ndarray, batch_size: int) -> EpochReport:
         """See :meth:`AbstractSession.train_epoch`."""
@@ -122,16 +140,20 @@ class JaxSession(AbstractSession):
         with self._context():
             tally = step.empty_tally(self._dtype)
             in_flight: deque[Any] = deque()
+            found = []
             for indices, row in zip(batches, rows, strict=True):
                 batch = self._batch(indices, n_rows, row)
-                params, opt_state, tally = step.train(
+                params, opt_state, tally, states = step.train(
                     self._program, params, opt_state, tally, batch, self._controls, self._rates
                 )
+                if self._reuse:
+                    found.append((indices, states))
                 in_flight.append(tally.loss)
                 if len(in_flight) > IN_FLIGHT:
                     in_flight.popleft().block_until_ready()
             report = _report(jax.device_get(tally), self._program.loss)
-        self._params, self._opt_state = params, opt_state
+            last = _remember(self._last, found)
+        self._params, self._opt_state, self._last = params, opt_state, last
         self._epoch += 1
         return report
 
@@ -143,7 +165,8 @@ class JaxSession(AbstractSession):
         weights = np.zeros(n_rows, self._dtype)
         weights[: len(indices)] = weight[indices]
         x, target = step.rows(padded, x, target)
-        return step.Batch(x, target, self._array(weights), self._array(probe))
+        start = Start(*step.rows(padded, *self._last)) if self._reuse else None
+        return step.Batch(x, target, self._array(weights), self._array(probe), start)
 
     def equilibrium(self, x: np.ndarray) -> Equilibrium:
         """See :meth:`AbstractSession.equilibrium`."""
@@ -207,13 +230,25 @@ class JaxSession(AbstractSession):
 
     def close(self) -> None:
         """See :meth:`AbstractSession.close`."""
-        self._params, self._opt_state, self._data = {}, (), None
+        self._params, self._opt_state, self._data, self._last = {}, (), None, None
 
 
 def _padded(x: np.ndarray) -> np.ndarray:
     """Return `x` with rows of zeros up to one of the sizes that are compiled for."""
     rows = padded_size(len(x)) - len(x)
     return np.concatenate([x, np.zeros((rows, *x.shape[1:]), x.dtype)])
+
+
+def _remember(last: Start | None, found: list[tuple[np.ndarray, Start]]) -> Start | None:
+    """Return `last` with the equilibria that an epoch's batches found; those not found stay."""
+    if last is None or not found:
+        return last
+    index = np.concatenate([indices for indices, _ in found])
+    u, known = (
+        jnp.concatenate([states[i][: len(indices)] for indices, states in found]) for i in (0, 1)
+    )
+    index = jnp.where(known, index, len(last.u))  # out of bounds is dropped
+    return Start(last.u.at[index].set(u, mode="drop"), last.known.at[index].set(True, mode="drop"))
 
 
 def _report(tally: step.Tally, loss: str) -> EpochReport:

@@ -1,37 +1,31 @@
-"""Steady states of du/dt = f(u) - u for a batch: four solvers under one loop.
+"""Steady states of du/dt = f(u, h) - u for a batch: all solvers under one loop.
 
-A solver is an initial memory and a step. The loop does what they share: every sample stops by
-itself, so that its answer does not depend on its batch, and evaluations are counted per sample.
+The loop does what they share: every sample stops by itself, so that its answer does not depend on
+its batch; those that are done leave, so that the slowest does not cost the whole batch; evaluations
+are counted per sample.
 """
 
-from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
-import diffrax
 import equinox.internal as eqxi
 import jax
 import jax.numpy as jnp
 
-from pydeq.engines.jax.gmres import gmres
+from pydeq.engines.jax.anderson import anderson
+from pydeq.engines.jax.broyden import broyden
+from pydeq.engines.jax.iteration import Controls, Field, Solver, Step, is_steady
+from pydeq.engines.jax.newton import newton
+from pydeq.engines.jax.peaceman_rachford import peaceman_rachford
+from pydeq.engines.jax.tsit5 import tsit5
 
-__all__ = ["Controls", "Solution", "solve"]
+__all__ = ["Solution", "solve"]
 
-Field = Callable[[jax.Array], jax.Array]
-"""The cell at given h: u ``(B, n)`` to f(u, h) ``(B, n)``, each row by itself."""
+COMPACTION = 4
+"""What a batch shrinks by when so many of its samples are done."""
 
-ANDERSON_WINDOW = 5
-NEWTON_FORCING = 0.1
-NEWTON_HALVINGS = 6
-
-
-class Controls(NamedTuple):
-    """The numbers of :class:`pydeq.spec.SolverSpec`; tracers, so that changing one is free."""
-
-    abstol: Any
-    reltol: Any
-    ode_abstol: Any
-    ode_reltol: Any
-    max_steps: Any
+FEWEST_ROWS = 16
+"""A batch that is not larger does not shrink."""
 
 
 class Solution(NamedTuple):
@@ -43,29 +37,23 @@ class Solution(NamedTuple):
     converged: jax.Array  # (B,) bool
 
 
-class _Step(NamedTuple):
-    """What one step of a solver gives back."""
+class _State(NamedTuple):
+    """A search under way; in the arrays of a memory, see :class:`Solver`."""
 
-    u: jax.Array
-    fu: jax.Array
+    active: jax.Array  # (B,)
+    u: jax.Array  # (B, n)
+    fu: jax.Array  # (B, n)
+    h: jax.Array  # (B, n)
     memory: Any
-    n_evals: jax.Array | int
-
-
-def is_steady(u: jax.Array, fu: jax.Array, controls: Controls) -> jax.Array:
-    """Return per sample whether ``||f - u|| <= abstol`` or ``<= reltol ||f||``, maximum norms.
-
-    SteadyStateDiffEq's rule for ``DynamicSS`` (``du + u`` is f here), sample by sample.
-    """
-    du = jnp.max(jnp.abs(fu - u), axis=1)
-    near = (du <= controls.abstol) | (du <= controls.reltol * jnp.max(jnp.abs(fu), axis=1))
-    return near & jnp.isfinite(du)  # infinity is not at most infinity
+    n_evals: jax.Array  # (B,)
 
 
 def solve(
     name: str,
-    f: Field,
+    field: Field,
+    h: jax.Array,
     u0: jax.Array,
+    n_evals: jax.Array,
     active: jax.Array,
     controls: Controls,
     unroll: int | None = None,
@@ -76,195 +64,94 @@ def solve(
     ----------
     name : str
         One of :data:`pydeq.spec.SOLVERS`.
-    f : callable
-    u0 : jax.Array (B, n)
+    field : Field
+    h, u0 : jax.Array (B, n)
+    n_evals : jax.Array of int32 (B,)
+        Evaluations that `u0` took.
     active : jax.Array of bool (B,)
         The others are padding: they take no step.
     controls : Controls
     unroll : int or None
         Static ``max_steps`` for a loop that can be differentiated in reverse, or None.
     """
-    init, step = _SOLVERS[name]
-    fu0 = f(u0)
-
-    def cond(carry):
-        n_steps, active, *_ = carry
-        return (n_steps < controls.max_steps) & jnp.any(active)
-
-    def body(carry):
-        n_steps, active, u, fu, memory, n_evals = carry
-        new = step(f, u, fu, memory, active, controls)
-        u = jnp.where(active[:, None], new.u, u)
-        fu = jnp.where(active[:, None], new.fu, fu)
-        n_evals = n_evals + jnp.where(active, new.n_evals, 0)
-        return n_steps + 1, active & _unfinished(u, fu, controls), u, fu, new.memory, n_evals
-
-    start = (
-        jnp.zeros((), jnp.int32),
-        active & _unfinished(u0, fu0, controls),
-        u0,
-        fu0,
-        init(u0, fu0, controls),
-        jnp.where(active, 2, 0),  # f(0), which is u0, and f(u0)
-    )
+    solver = _make(name, field, controls)
+    fu0 = field(u0, h)
+    n_evals = jnp.where(active, n_evals + 1, 0)
+    active = active & _unfinished(u0, fu0, controls)
+    state = _State(active, u0, fu0, h, solver.init(u0, fu0, h), n_evals)
+    start = (jnp.zeros((), jnp.int32), state)
+    body = partial(_advance, solver, controls)
     if unroll is None:
-        end = jax.lax.while_loop(cond, body, start)
+        state = _search(body, controls, start)
     else:
-        end = eqxi.while_loop(cond, body, start, max_steps=unroll, kind="checkpointed")
-    _, _, u, fu, _, n_evals = end
-    return Solution(u, fu, n_evals, is_steady(u, fu, controls))
+        cond = partial(_goes_on, controls, 0)
+        _, state = eqxi.while_loop(cond, body, start, max_steps=unroll, kind="checkpointed")
+    return Solution(state.u, state.fu, state.n_evals, is_steady(state.u, state.fu, controls))
 
 
-def _unfinished(u, fu, controls):
-    return ~is_steady(u, fu, controls) & jnp.all(jnp.isfinite(fu), axis=1)
+def _make(name: str, field: Field, controls: Controls) -> Solver:
+    if name == "tsit5":
+        return tsit5(field, controls)
+    return _SOLVERS[name](field)
 
 
-# Plain iteration: u <- f(u).
-
-
-def _fixed_point_init(u, fu, controls):
-    return ()
-
-
-def _fixed_point_step(f, u, fu, memory, active, controls):
-    return _Step(fu, f(fu), memory, 1)
-
-
-# Anderson acceleration, type II (Walker and Ni 2011, section 2), over a window of past steps.
-
-
-class _Anderson(NamedTuple):
-    k: jax.Array
-    du: jax.Array  # (m, B, n): differences of successive u
-    dg: jax.Array  # (m, B, n): and of their g = f(u) - u
-
-
-def _anderson_init(u, fu, controls):
-    window = jnp.zeros((ANDERSON_WINDOW, *u.shape), u.dtype)
-    return _Anderson(jnp.zeros((), jnp.int32), window, window)
-
-
-def _anderson_step(f, u, fu, memory, active, controls):
-    g = fu - u
-    gram = jnp.einsum("ibn,jbn->bij", memory.dg, memory.dg)
-    # Unused slots are 0: the ridge keeps the system solvable and gives them weight 0.
-    trace = jnp.trace(gram, axis1=1, axis2=2)
-    ridge = jnp.where(trace > 0, 10 * jnp.finfo(u.dtype).eps * trace, 1)
-    gram = gram + ridge[:, None, None] * jnp.eye(ANDERSON_WINDOW, dtype=u.dtype)
-    rhs = jnp.einsum("ibn,bn->bi", memory.dg, g)
-    gamma = jnp.linalg.solve(gram, rhs[:, :, None])[:, :, 0]
-    new_u = fu - jnp.einsum("bi,ibn->bn", gamma, memory.du + memory.dg)
-    new_fu = f(new_u)
-    slot = memory.k % ANDERSON_WINDOW
-    memory = _Anderson(
-        memory.k + 1,
-        memory.du.at[slot].set(new_u - u),
-        memory.dg.at[slot].set((new_fu - new_u) - g),
+def _fixed_point(field: Field) -> Solver:
+    """Plain iteration: u <- f(u)."""
+    return Solver(
+        lambda u, fu, h: (), lambda u, fu, h, memory, active: Step(fu, field(fu, h), memory, 1)
     )
-    return _Step(new_u, new_fu, memory, 1)
-
-
-# Newton-Krylov: (I - df/du) step = f(u) - u by GMRES, halved until the residual falls.
-
-
-def _newton_init(u, fu, controls):
-    return ()
-
-
-def _newton_step(f, u, fu, memory, active, controls):
-    g = fu - u
-    _, jacobian = jax.linearize(f, u)
-    step, n_products = gmres(lambda v: v - jacobian(v), g, NEWTON_FORCING, active)
-    size = jnp.sum(g**2, axis=1)
-
-    def worse(fu_new, u_new):
-        return active & ~(jnp.sum((fu_new - u_new) ** 2, axis=1) < size)
-
-    def cond(carry):
-        halvings, _, u_new, fu_new, _ = carry
-        return (halvings < NEWTON_HALVINGS) & jnp.any(worse(fu_new, u_new))
-
-    def body(carry):
-        halvings, scale, u_new, fu_new, n_evals = carry
-        again = worse(fu_new, u_new)
-        scale = jnp.where(again, 0.5 * scale, scale)
-        u_new = u + scale[:, None] * step
-        return halvings + 1, scale, u_new, f(u_new), n_evals + again
-
-    u_new = u + step
-    start = (0, jnp.ones_like(size), u_new, f(u_new), n_products + 1)
-    _, _, u_new, fu_new, n_evals = jax.lax.while_loop(cond, body, start)
-    return _Step(u_new, fu_new, memory, n_evals)
-
-
-# The neural ODE by Tsit5 (Tsitouras 2011; diffrax's tableau) with OrdinaryDiffEq's PI control.
-#
-# Near the steady state any step looks accurate, so a controller that only keeps the error below the
-# ODE's tolerances lets the step grow past the method's stability limit, and the search hovers at
-# that tolerance instead of converging. The error must therefore also stay below a share of du.
-
-_TABLEAU = diffrax.Tsit5.tableau
-_SAFETY, _MIN_FACTOR, _MAX_FACTOR = 0.9, 0.2, 10.0
-_BETA1, _BETA2 = 7 / 50, 2 / 25
-_FIRST_ERROR = 1e-4
-_SHARE_OF_DU = 0.1
-
-
-class _Tsit5(NamedTuple):
-    dt: jax.Array  # (B,)
-    last_error: jax.Array  # (B,)
-
-
-def _tsit5_init(u, fu, controls):
-    # Hairer, Norsett and Wanner II.4, with the field's Lipschitz constant taken as 1: the field is
-    # f(u) - u, so it is of that order and the evaluation that would measure it is saved.
-    d1 = _scaled_norm(fu - u, u, u, controls)
-    dt = jax.lax.stop_gradient((0.01 / jnp.maximum(d1, 1e-10)) ** (1 / 5))
-    return _Tsit5(dt, jnp.full_like(dt, _FIRST_ERROR))
-
-
-def _tsit5_step(f, u, fu, memory, active, controls):
-    dt = memory.dt[:, None]
-    slopes = [fu - u]
-    for row in _TABLEAU.a_lower[:-1]:
-        stage = u + dt * _combine(row, slopes)
-        slopes.append(f(stage) - stage)
-    u_new = u + dt * _combine(_TABLEAU.a_lower[-1], slopes)
-    fu_new = f(u_new)
-    slopes.append(fu_new - u_new)
-    error = dt * _combine(_TABLEAU.b_error, slopes)
-    e = _scaled_norm(error, u, u_new, controls)
-    e = jnp.maximum(e, _rms(error) / (_SHARE_OF_DU * _rms(slopes[0])))
-    e = jax.lax.stop_gradient(e)
-    e = jnp.where(jnp.isfinite(e), jnp.maximum(e, 1e-12), 1e12)
-    accept = e <= 1
-    slower = _SAFETY * e**-_BETA1
-    factor = jnp.where(accept, slower * memory.last_error**_BETA2, slower)
-    factor = jnp.clip(factor, _MIN_FACTOR, jnp.where(accept, _MAX_FACTOR, 1.0))
-    factor = jnp.where(active, factor, 1.0)  # a sample that is done must not run off
-    memory = _Tsit5(
-        memory.dt * factor, jnp.where(accept, jnp.maximum(e, _FIRST_ERROR), memory.last_error)
-    )
-    keep = accept[:, None]
-    return _Step(jnp.where(keep, u_new, u), jnp.where(keep, fu_new, fu), memory, 6)
-
-
-def _combine(row, slopes):
-    return sum(float(a) * k for a, k in zip(row, slopes, strict=True) if a != 0)
-
-
-def _scaled_norm(v, u, u_new, controls):
-    scale = controls.ode_abstol + controls.ode_reltol * jnp.maximum(jnp.abs(u), jnp.abs(u_new))
-    return _rms(v / scale)
-
-
-def _rms(v):
-    return jnp.sqrt(jnp.mean(v**2, axis=1))
 
 
 _SOLVERS = {
-    "tsit5": (_tsit5_init, _tsit5_step),
-    "anderson": (_anderson_init, _anderson_step),
-    "newton": (_newton_init, _newton_step),
-    "fixed_point": (_fixed_point_init, _fixed_point_step),
+    "anderson": anderson,
+    "broyden": broyden,
+    "newton": newton,
+    "fixed_point": _fixed_point,
+    "peaceman_rachford": peaceman_rachford,
 }
+
+
+def _search(body, controls: Controls, start: tuple[jax.Array, _State]) -> _State:
+    """Step until all samples are done, in ever smaller batches of those that are not."""
+    rows = len(start[1].active)
+    fewer = rows // COMPACTION if rows > FEWEST_ROWS else 0
+    n_steps, state = jax.lax.while_loop(partial(_goes_on, controls, fewer), body, start)
+    if not fewer:
+        return state
+    index = jnp.argsort(~state.active)[:fewer]  # those that are not done come first
+    part = _search(body, controls, (n_steps, jax.tree.map(partial(_rows, index), state)))
+    return state._replace(
+        u=state.u.at[index].set(part.u),
+        fu=state.fu.at[index].set(part.fu),
+        n_evals=state.n_evals.at[index].set(part.n_evals),
+    )
+
+
+def _rows(index: jax.Array, array: jax.Array) -> jax.Array:
+    """Return the samples at `index`, of arrays as :class:`Solver` describes them."""
+    return array if array.ndim == 0 else jnp.take(array, index, axis=max(array.ndim - 2, 0))
+
+
+def _goes_on(controls: Controls, fewer: int, carry: tuple[jax.Array, _State]) -> jax.Array:
+    n_steps, state = carry
+    return (n_steps < controls.max_steps) & (jnp.sum(state.active) > fewer)
+
+
+def _advance(solver: Solver, controls: Controls, carry: tuple[jax.Array, _State]):
+    """Take one step with the samples that are active."""
+    n_steps, state = carry
+    active, row = state.active, state.active[:, None]
+    new = solver.step(state.u, state.fu, state.h, state.memory, active)
+    u, fu = jnp.where(row, new.u, state.u), jnp.where(row, new.fu, state.fu)
+    return n_steps + 1, _State(
+        active=active & _unfinished(u, fu, controls),
+        u=u,
+        fu=fu,
+        h=state.h,
+        memory=new.memory,
+        n_evals=state.n_evals + jnp.where(active, new.n_evals, 0),
+    )
+
+
+def _unfinished(u: jax.Array, fu: jax.Array, controls: Controls) -> jax.Array:
+    return ~is_steady(u, fu, controls) & jnp.all(jnp.isfinite(fu), axis=1)

@@ -12,10 +12,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from pydeq.engines.jax.adjoint import find_equilibrium, jacobian_estimate, steady_state
+from pydeq.engines.jax.adjoint import Start, find_equilibrium, jacobian_estimate, steady_state
 from pydeq.engines.jax.cell import cell, cell_layers, decode, encode, loss_value, weight_penalty
 from pydeq.engines.jax.horizon import integrate
-from pydeq.engines.jax.solvers import Controls, Solution
+from pydeq.engines.jax.iteration import Controls, Field
+from pydeq.engines.jax.solvers import Solution
 from pydeq.spec import ModelSpec, OptimizerSpec, SolverSpec
 
 __all__ = [
@@ -74,6 +75,7 @@ class Batch(NamedTuple):
     target: jax.Array  # (B, n_outputs)
     weight: jax.Array  # (B,)
     probe: jax.Array  # (n_state,)
+    start: Start | None = None
 
 
 class Tally(NamedTuple):
@@ -105,20 +107,18 @@ def residual(solution: Solution) -> jax.Array:
     return jnp.max(jnp.abs(solution.fu - solution.u), axis=1) / jnp.maximum(size, eps)
 
 
-def _states(program: Program, layers, h, active, controls: Controls) -> Solution:
+def _states(
+    program: Program, layers, h, active, controls: Controls, start: Start | None
+) -> Solution:
     """Return the states that the loss is a function of, differentiable."""
     model = program.model
     if model.horizon is not None:
-        return integrate(
-            model.activation, layers, h, active, controls, model.horizon, program.unroll or 1
-        )
+        return integrate(Field(model, layers), h, active, controls, program.unroll or 1)
     if program.adjoint == "unrolled":
         return find_equilibrium(
-            program.solver, model.activation, layers, h, active, controls, program.unroll
+            program.solver, model, layers, h, active, controls, start, program.unroll
         )
-    return steady_state(
-        program.solver, program.adjoint, model.activation, layers, h, active, controls
-    )
+    return steady_state(program.solver, program.adjoint, model, layers, h, active, controls, start)
 
 
 def _batch_loss(params, program: Program, batch: Batch, controls: Controls, rates: Rates):
@@ -129,7 +129,7 @@ def _batch_loss(params, program: Program, batch: Batch, controls: Controls, rate
     active = batch.weight > 0
     h = encode(model, params, batch.x)
     layers = cell_layers(model, params)
-    solution = _states(program, layers, h, active, controls)
+    solution = _states(program, layers, h, active, controls, batch.start)
     counts = solution.converged
     if program.adjoint == "unrolled" and model.horizon is None:
         counts = jnp.all(jnp.isfinite(solution.u) & jnp.isfinite(solution.fu), axis=1)
@@ -139,8 +139,8 @@ def _batch_loss(params, program: Program, batch: Batch, controls: Controls, rate
     loss = loss_value(program.loss, decode(model, params, u), target, weight)
     loss = loss + rates.alpha * weight_penalty(params, weight)
     if model.stability == "jacobian":
-        v = jax.lax.stop_gradient(u) + h
-        estimate = jacobian_estimate(model.activation, layers, v, batch.probe)
+        z = jax.lax.stop_gradient(u)
+        estimate = jacobian_estimate(model, layers, z, h, batch.probe)
         mean = weight @ estimate / jnp.where(weight.sum() > 0, weight.sum(), 1)
         loss = loss + rates.jacobian_penalty * mean / model.state_width
     return loss, (solution, weight)
@@ -173,7 +173,7 @@ def train(
 ):
     """Take one optimiser step and add the batch to the tally.
 
-    A batch that no sample of counts changes nothing.
+    A batch that no sample of counts changes nothing. The equilibria come back too.
     """
     (loss, (solution, weight)), grads = jax.value_and_grad(_batch_loss, has_aux=True)(
         params, program, batch, controls, rates
@@ -190,7 +190,8 @@ def train(
         (optax.apply_updates(params, updates), stepped),
         (params, opt_state),
     )
-    return params, opt_state, _add(program, tally, batch, loss, grads, solution, weight)
+    tally = _add(program, tally, batch, loss, grads, solution, weight)
+    return params, opt_state, tally, Start(solution.u, solution.converged)
 
 
 def empty_tally(dtype) -> Tally:
@@ -235,11 +236,9 @@ def search(
     h = encode(model, params, x)
     layers = cell_layers(model, params)
     if max_steps is None:
-        solution = find_equilibrium(solver, model.activation, layers, h, active, controls)
+        solution = find_equilibrium(solver, model, layers, h, active, controls)
     else:
-        solution = integrate(
-            model.activation, layers, h, active, controls, model.horizon, max_steps
-        )
+        solution = integrate(Field(model, layers), h, active, controls, max_steps)
     output = decode(model, params, solution.u)
     return solution.u, output, residual(solution), solution.n_evals, solution.converged
 
@@ -249,10 +248,10 @@ def iterates(model: ModelSpec, params, x: jax.Array, depth: int) -> jax.Array:
     """Return the fixed-point iterates from f(0, h): ``(depth + 1, n, n_state)``."""
     h = encode(model, params, x)
     layers = cell_layers(model, params)
-    start = cell(model.activation, layers, h)
+    start = cell(model, layers, jnp.zeros_like(h), h)
 
     def step(u, _):
-        return cell(model.activation, layers, u + h), u
+        return cell(model, layers, u, h), u
 
     last, before = jax.lax.scan(step, start, length=depth)
     return jnp.concatenate([before, last[None]])

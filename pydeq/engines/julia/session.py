@@ -11,7 +11,13 @@ from typing import Any, NamedTuple, final
 import numpy as np
 
 from pydeq.batching import iter_batches, probes
-from pydeq.engines.base import AbstractEngine, AbstractSession, EpochReport, Equilibrium
+from pydeq.engines.base import (
+    AbstractEngine,
+    AbstractSession,
+    EpochReport,
+    Equilibrium,
+    check_supported,
+)
 from pydeq.engines.julia import runtime
 from pydeq.engines.julia.arrays import from_julia, julia_view
 from pydeq.errors import EngineError, EngineUnavailableError
@@ -34,6 +40,10 @@ class JuliaEngine(AbstractEngine):
     """
 
     name = "julia"
+    solvers = ("tsit5", "anderson", "newton", "fixed_point")
+    stabilities = ("none", "jacobian", "contractive")
+    unrolls = ("tsit5", "fixed_point")
+    reuses = False
 
     def __init__(self, device: str = "auto") -> None:
         self._julia = runtime.start()
@@ -48,6 +58,7 @@ class JuliaEngine(AbstractEngine):
         optimizer_state: Params | None = None,
     ) -> "JuliaSession":
         """See :meth:`AbstractEngine.open`."""
+        check_supported(type(self), model, solver)
         check_params(model, params)
         return JuliaSession(
             self._julia, self.device, model, solver, optimizer, params, optimizer_state

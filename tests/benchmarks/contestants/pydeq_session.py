@@ -1,0 +1,132 @@
+"""pydeq on either engine: what `fit` does in an epoch, driven part by part.
+
+Settings are parameters of DEQClassifier, on top of the common cell. ``defaults=True`` takes none of
+the common settings: cell, batch size and learning rate are the estimator's own. (Averaging of the
+weights, which costs nothing in an epoch, is off everywhere.)
+"""
+
+import importlib
+import inspect
+from typing import Any, final
+
+import numpy as np
+
+from contestants.task import Task
+from contestants.worker import AbstractContestant, Predicted, SkippedError, Trained
+from pydeq import DEQClassifier
+from pydeq.engines import get_engine
+from pydeq.errors import EngineUnavailableError
+from pydeq.params import Params, init_params, parameter_shapes
+from pydeq.training import Checkpoint
+from pydeq.validation import fit_specs
+
+COUNTED = 8
+"""Batches whose products with the transposed Jacobian are counted after a part of an epoch."""
+
+
+@final
+class Contestant(AbstractContestant):
+    """A session of the engine."""
+
+    def __init__(self, task: Task, settings: dict[str, Any]) -> None:
+        estimator = _estimator(task, settings)
+        try:
+            specs = fit_specs(estimator.get_params(), ("log_loss",), len(task.x), 784, 10)
+            engine = get_engine(settings.get("engine", "jax"), "cpu")
+        except (ValueError, EngineUnavailableError) as error:
+            raise SkippedError(str(error)) from error
+        params = task.params
+        if parameter_shapes(specs.model) != {k: v.shape for k, v in params.items()}:
+            rng = np.random.default_rng(task.seed)
+            params = init_params(specs.model, rng, np.dtype("f4"))
+        self._model = specs.model
+        kind = "monotone" if specs.model.stability == "monotone" else "mlp"
+        self.form = f"{kind} {specs.model.activation}"
+        self._batch_size = specs.training.batch_size
+        self._x, self._target = task.x, np.eye(10, dtype="f4")[task.y]
+        self._session = engine.open(specs.model, specs.solver, specs.optimizer, params)
+        self._session.load_data(self._x, self._target, np.ones(len(task.x), "f4"))
+        self._order = np.arange(0)
+        self._count = _products_counter() if engine.name == "jax" else None
+
+    def train(self, order: np.ndarray) -> Trained:
+        """See :class:`AbstractContestant`; as :func:`pydeq.training.train` does an epoch."""
+        report = self._session.train_epoch(order, self._batch_size)
+        Checkpoint.of(self._session)
+        self._order = order
+        return Trained(report.loss, report.n_evals, np.nan)
+
+    def settle(self, trained: Trained) -> Trained:
+        """Count the adjoint's products for the last batches; the report does not have them."""
+        if self._count is None:
+            return trained
+        size = self._batch_size
+        whole = len(self._order) // size * size
+        batches = np.split(self._order[:whole], max(whole // size, 1))[-COUNTED:]
+        means = [self._count(self._session, self._x[i], self._target[i]) for i in batches]
+        return Trained(trained.loss, trained.forward, float(np.mean(means)))
+
+    def predict(self, x: np.ndarray) -> Predicted:
+        """See :class:`AbstractContestant`."""
+        found = self._session.equilibrium(x)
+        return Predicted(found.state, found.output, float(found.n_evals.mean()))
+
+    def weights(self) -> Params:
+        """See :class:`AbstractContestant`; the scaling is the JAX engine's, which both share."""
+        from pydeq.engines.jax.cell import cell_layers
+
+        params = self._session.params()
+        for i, (weight, bias) in enumerate(cell_layers(self._model, params)):
+            params[f"cell.{i}.weight"] = np.asarray(weight)
+            params[f"cell.{i}.bias"] = np.asarray(bias)
+        return params
+
+
+def _estimator(task: Task, settings: dict[str, Any]) -> DEQClassifier:
+    common = {
+        "n_state": 100,
+        "hidden_layer_sizes": (500,),
+        "activation": "tanh",
+        "stability": "contractive",
+        "alpha": 0.0,
+        "learning_rate_init": task.learning_rate,
+        "batch_size": task.batch_size,
+    }
+    settings = dict(settings)
+    if not settings.pop("defaults", False):
+        settings = {**common, "reltol": task.reltol, **settings}
+    unknown = set(settings) - set(inspect.signature(DEQClassifier).parameters)
+    if unknown:
+        raise SkippedError(f"this pydeq has no {', '.join(sorted(unknown))}")
+    return DEQClassifier(**{**settings, "average": False})
+
+
+def _products_counter():
+    """Return a function of (session, x, target): mean products and pullback of the adjoint.
+
+    The linear solver is listened to while `loss_and_grad` is traced, which training does not share.
+    """
+    try:
+        adjoint: Any = importlib.import_module("pydeq.engines.jax.adjoint")
+        solve = adjoint.gmres
+        import jax
+    except (ImportError, AttributeError):
+        return None
+    heard: list[float] = []
+
+    def listening(*args, **kwargs):
+        x, n_products = solve(*args, **kwargs)
+        jax.debug.callback(lambda n: heard.append(float(np.mean(n))), n_products)
+        return x, n_products
+
+    def count(session, x: np.ndarray, target: np.ndarray) -> float:
+        heard.clear()
+        adjoint.gmres = listening
+        try:
+            session.loss_and_grad(x, target, np.ones(len(x), "f4"))
+            jax.effects_barrier()
+        finally:
+            adjoint.gmres = solve
+        return 1 + sum(heard)  # and the pullback to the weights
+
+    return count

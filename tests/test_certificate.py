@@ -1,0 +1,504 @@
+"""Certificates against dense eigenvalues of differences and equilibria of the float64 oracle."""
+
+import contextlib
+import dataclasses
+
+import numpy as np
+import oracle
+import oracle_math as om
+import pytest
+from helpers import random_params
+
+import pydeq._estimator
+from pydeq import ConvergenceWarning, DEQClassifier, DEQRegressor, certificate
+from pydeq.certificate import (
+    contraction_distance_bound,
+    distance_bound,
+    monotone_distance_bound,
+    spectral_abscissa,
+)
+from pydeq.engines.base import Equilibrium
+from pydeq.spec import ACTIVATIONS, ModelSpec
+
+# The eigenvalues of these Jacobians move little more than their entries: by the differences' error
+# of 1e-9, or by ARPACK's tolerance of 1e-6.
+ABSCISSA_TOLERANCE = 5e-6
+WIDE = certificate.DENSE + 16
+
+
+def spec(n_state=6, hidden=(8,), n_features=3, **changes):
+    n_outputs = n_features if n_state is None else 2
+    return ModelSpec(n_features, n_outputs, n_state, hidden, **changes)
+
+
+def problem(model, dtype="float64", n=7, scale=0.6):
+    """Return weights, samples, and in float64 the oracle's layers, h and equilibria."""
+    params = random_params(model, dtype=dtype, scale=scale)
+    x = np.random.default_rng(1).normal(size=(n, model.n_features)).astype(dtype)
+    exact = {name: value.astype("float64") for name, value in params.items()}
+    layers = om.cell_layers(model, exact)
+    h = x.astype("float64")
+    if model.n_state is not None:
+        h = h @ exact["encoder.weight"] + exact["encoder.bias"]
+    return params, x, layers, h, om.steady_state(model, layers, h)[0]
+
+
+def abscissa_by_differences(model, layers, h, z, step=1e-6):
+    """Return the largest real part of the eigenvalues of df/dz - I, by central differences."""
+    largest = []
+    for u, g in zip(z, h, strict=True):
+        points = u + step * np.concatenate([np.eye(len(u)), -np.eye(len(u))])
+        ahead, behind = np.split(om.cell(model, layers, points, g), 2)
+        jacobian = (ahead - behind).T / (2 * step)
+        largest.append(np.linalg.eigvals(jacobian - np.eye(len(u))).real.max())
+    return np.array(largest)
+
+
+def lipschitz(model, layers):
+    """Return a bound of the cell's Lipschitz constant without what the activation adds."""
+    return np.prod([np.linalg.norm(weight, 2) for weight, _ in layers])
+
+
+def affine(matrix, **changes):
+    """Return the model f(u, x) = matrix @ (u + x) and its weights."""
+    width = len(matrix)
+    params = {"cell.0.weight": np.array(matrix).T, "cell.0.bias": np.zeros(width)}
+    return spec(None, (), width, **changes), params
+
+
+# --- spectral abscissa ---
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("hidden", [(), (8,), (5, 9, 7)])
+@pytest.mark.parametrize("n_state", [None, 6, WIDE])
+@pytest.mark.parametrize("stability", ["none", "contractive"])
+def test_abscissa_is_that_of_a_dense_jacobian(activation, hidden, n_state, stability):
+    model = spec(n_state, hidden, activation=activation, stability=stability)
+    params, x, layers, h, z = problem(model)
+    found = spectral_abscissa(model, params, x, z)
+    expected = abscissa_by_differences(model, layers, h, z)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=ABSCISSA_TOLERANCE)
+
+
+@pytest.mark.parametrize("hidden", [(), (WIDE,)])
+def test_abscissa_of_wide_states_at_the_brink(hidden):
+    # Glorot weights three times their size: eigenvalues fill a disc, the hard case for Arnoldi's
+    # method, and reach into the right half-plane.
+    model = spec(WIDE, hidden, activation="tanh")
+    params, x, layers, h, _ = problem(model, scale=3.0)
+    z = 0.1 * h  # no equilibrium is needed
+    expected = abscissa_by_differences(model, layers, h, z)
+    assert expected.max() > 0.3
+    found = spectral_abscissa(model, params, x, z)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=ABSCISSA_TOLERANCE)
+
+
+@pytest.mark.parametrize("n_state", [6, WIDE])
+def test_abscissa_of_a_float32_model(n_state):
+    model = spec(n_state, stability="contractive", activation="tanh")
+    params, x, layers, h, z = problem(model, "float32")
+    found = spectral_abscissa(model, params, x, z.astype("float32"))
+    assert found.dtype == np.float64
+    expected = abscissa_by_differences(model, layers, h, z)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=ABSCISSA_TOLERANCE)
+
+
+def test_abscissa_of_a_jacobian_that_is_not_normal():
+    # Eigenvalues 0.5 and 0.2, while the symmetric part's are as large as 5.4.
+    model, params = affine([[0.5, 10.0], [0.0, 0.2]])
+    found = spectral_abscissa(model, params, np.ones((1, 2)), np.ones((1, 2)))
+    np.testing.assert_allclose(found, [-0.5], rtol=0, atol=1e-12)
+
+
+def test_abscissa_of_a_wide_jacobian_that_is_not_normal():
+    eigenvalues = np.linspace(-1, 0.9, WIDE)
+    matrix = np.diag(eigenvalues) + np.diag(np.full(WIDE - 1, 0.05), 1)
+    assert np.linalg.eigvalsh((matrix + matrix.T) / 2).max() > 0.905  # its field of values
+    model, params = affine(matrix)
+    x = np.ones((1, WIDE))
+    np.testing.assert_allclose(spectral_abscissa(model, params, x, x), [-0.1], rtol=0, atol=1e-5)
+
+
+def test_a_positive_abscissa_is_the_rate_at_which_the_ode_leaves():
+    model, params = affine([[1.25, 0.5], [-0.5, 1.25]])  # eigenvalues 1.25 +- 0.5i
+    x = np.ones((1, 2))
+    layers = om.cell_layers(model, params)
+    z = np.linalg.solve(np.eye(2) - layers[0][0].T, layers[0][0].T @ x[0])[None]
+    (rate,) = spectral_abscissa(model, params, x, z)
+    assert rate == pytest.approx(0.25)
+    u, dt = z + np.array([[1e-6, 0]]), 1e-3
+    for _ in range(4000):
+        _, u = om.rk4_stages(model, layers, u, x, dt)
+    assert np.linalg.norm(u - z) == pytest.approx(1e-6 * np.exp(rate * 4), rel=1e-3)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("n_state", [None, 6, WIDE])
+def test_abscissa_of_the_monotone_cell(n_state, activation):
+    model = spec(n_state, (), stability="monotone", monotonicity=0.3, activation=activation)
+    params, x, layers, h, z = problem(model)
+    found = spectral_abscissa(model, params, x, z)
+    expected = abscissa_by_differences(model, layers, h, z)
+    # In a crowd of eigenvalues ARPACK may take the next for the rightmost.
+    tolerance = 5e-3 if n_state == WIDE else ABSCISSA_TOLERANCE
+    np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("distance", [1e-12, 1e-6, 1e-2, 100.0])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("monotonicity", [0.05, 1.0])
+def test_bound_of_the_monotone_cell_holds(monotonicity, activation, distance):
+    model = spec(6, (), stability="monotone", monotonicity=monotonicity, activation=activation)
+    params, x, layers, h, z = problem(model)
+    assert np.abs(om.cell(model, layers, z, h) - z).max() < 1e-14
+    off = np.random.default_rng(2).normal(size=z.shape)
+    off *= distance / np.linalg.norm(off, axis=1, keepdims=True)
+    bound = distance_bound(model, params, x, z + off)
+    exact = np.linalg.norm(off, axis=1)
+    assert (bound >= exact * (1 - 1e-3)).all()  # of 1e-12, z itself is known to 1e-15
+    norm = np.linalg.norm(layers[0][0], 2)
+    largest_gap = (1 + norm) * exact
+    assert (bound <= 1.01 * largest_gap * (1 + norm / monotonicity) + 1e-11).all()
+
+
+def test_bound_of_a_monotone_cell_covers_what_cancels_in_its_weight():
+    # A A^T of size 1e8 against m: what its rounding does to the state counts.
+    model = spec(2, (), stability="monotone", activation="identity")
+    params = random_params(model)
+    params["cell.0.weight"] = 1e4 * np.eye(2)
+    found = distance_bound(model, params, np.ones((1, 3)), np.ones((1, 2)))
+    params["cell.0.weight"] = np.zeros((2, 2))
+    assert found[0] > distance_bound(model, params, np.ones((1, 3)), np.ones((1, 2)))[0]
+
+
+@pytest.mark.parametrize("factor", [0.0, 0.3, -2.0, 1.5])
+def test_abscissa_of_a_multiple_of_the_identity(factor):
+    # A Krylov space of dimension one, and for 0 of none.
+    model, params = affine(factor * np.eye(WIDE))
+    x = np.ones((2, WIDE))
+    found = spectral_abscissa(model, params, x, x)
+    np.testing.assert_allclose(found, factor - 1, rtol=0, atol=1e-12)
+
+
+def test_what_arpack_does_not_find_is_computed_densely(monkeypatch):
+    model = spec(WIDE, (20,), activation="tanh")
+    params, x, layers, h, z = problem(model)
+    monkeypatch.setattr(certificate, "ARPACK_RESTARTS", 1)
+    monkeypatch.setattr(certificate, "ARPACK_NCV", 4)
+    dense, n_dense = certificate._dense_jacobians, []
+    monkeypatch.setattr(
+        certificate, "_dense_jacobians", lambda here: n_dense.append(1) or dense(here)
+    )
+    found = spectral_abscissa(model, params, x, z)
+    assert n_dense
+    expected = abscissa_by_differences(model, layers, h, z)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("n_state", [6, WIDE])
+def test_a_contractive_cell_is_stable_by_its_contraction(n_state):
+    model = spec(n_state, stability="contractive", contraction=0.8)
+    params, x, *_, z = problem(model, scale=5.0)
+    found = spectral_abscissa(model, params, x, z)
+    assert found.max() <= 0.8 - 1
+    assert found.max() > -1
+
+
+# --- distance bound ---
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("hidden", [(), (8,), (5, 9, 7)])
+@pytest.mark.parametrize("n_state", [None, 6, 40])
+@pytest.mark.parametrize("loose", [1.0, 1e-2, 1e-6])
+def test_the_bound_holds_and_is_no_larger_than_it_has_to_be(
+    loose, n_state, hidden, activation, dtype
+):
+    model = spec(n_state, hidden, activation=activation, stability="contractive", contraction=0.9)
+    params, x, layers, _, exact = problem(model, dtype, scale=3.0)
+    noise = np.random.default_rng(2).normal(size=exact.shape)
+    z = (exact + loose * noise).astype(dtype)
+    distance = np.linalg.norm(z - exact, axis=1)
+    bound = distance_bound(model, params, x, z)
+    assert bound.dtype == np.float64
+    q = lipschitz(model, layers)
+    assert q <= 0.9 + 1e-12
+    assert (bound >= distance - 1e-13).all()  # the oracle's own error
+    # ||f(z) - z|| <= ||f(z) - f(z*)|| + ||z* - z||
+    assert (bound <= (1 + q) / (1 - q) * distance + 1e-9).all()
+
+
+def test_the_bound_covers_its_own_rounding():
+    # In longdouble, 11 bits more; a cell that contracts as it is, so that nothing is scaled.
+    model = spec(2, (3,), activation="tanh", stability="none")
+    params, x, *_ = problem(model, n=300, scale=0.3)
+    fine = {name: value.astype(np.longdouble) for name, value in params.items()}
+    layers = [(fine[f"cell.{i}.weight"], fine[f"cell.{i}.bias"]) for i in range(2)]
+    h = x @ fine["encoder.weight"] + fine["encoder.bias"]
+    exact = np.zeros_like(h)
+    for _ in range(100):
+        exact = om.cell(model, layers, exact, h)
+    z = exact.astype(np.float64)
+    distance = np.sqrt(((z - exact) ** 2).sum(axis=1)).astype(np.float64)
+    bound = distance_bound(model, params, x, z)
+    assert (bound >= distance).all()
+    assert bound.max() < 1e-12
+    # The float64 residual alone would promise too much.
+    coarse = [(weight.astype(np.float64), bias.astype(np.float64)) for weight, bias in layers]
+    fz = om.cell(model, coarse, z, h.astype(np.float64))
+    naive = contraction_distance_bound(z, fz, lipschitz(model, coarse))
+    assert (naive < distance).any()
+
+
+@pytest.mark.parametrize("contraction", [0.5, 0.9, 1 - 1e-6])
+def test_the_bound_is_the_distance_where_the_cell_is_a_multiple_of_a_projection(contraction):
+    # One singular value, scaled to the contraction: z = q d d.(z + x) has d.z = q d.x / (1 - q).
+    direction, x = np.array([0.6, 0.8]), np.array([[1.0, 2.0]])
+    model, params = affine(
+        7 * np.outer(direction, direction), stability="contractive", contraction=contraction
+    )
+    exact = contraction / (1 - contraction) * (x @ direction)[:, None] * direction
+    z = 1.01 * exact
+    found = distance_bound(model, params, x, z)
+    np.testing.assert_allclose(found, np.linalg.norm(0.01 * exact), rtol=1e-4)
+
+
+def test_the_bound_knows_what_the_scaling_leaves():
+    # 40 equal singular values, of which the norm that is scaled by makes 40^(1/128) times as much.
+    model, params = affine(3 * np.eye(40), stability="contractive", contraction=0.9)
+    x = np.ones((1, 40))
+    q = 0.9 / 40 ** (1 / 128)
+    exact = q / (1 - q) * x
+    np.testing.assert_allclose(
+        distance_bound(model, params, x, 1.01 * exact), np.linalg.norm(0.01 * exact), rtol=1e-9
+    )
+
+
+def test_a_contractive_cell_has_a_bound_however_near_to_one():
+    model, params = affine(np.ones((1, 1)), stability="contractive", contraction=1 - 2**-52)
+    x = np.ones((1, 1))
+    assert np.isfinite(distance_bound(model, params, x, x)).all()
+
+
+def test_logistic_counts_with_its_own_lipschitz_constant():
+    model = spec(6, (8,), activation="logistic", stability="none")
+    params, x, layers, _, exact = problem(model, scale=0.9)
+    q = lipschitz(model, layers)
+    assert 1 < q < 4
+    bound = distance_bound(model, params, x, exact + 0.1)
+    distance = 0.1 * np.sqrt(6)
+    assert (bound >= distance).all()
+    assert (bound <= (1 + q / 4) / (1 - q / 4) * distance * (1 + 1e-9)).all()
+
+
+def test_no_guarantee_is_inf():
+    for stability in ("none", "jacobian"):
+        model = spec(stability=stability, activation="relu")
+        params, x, *_ = problem(model, scale=3.0)
+        z = np.zeros((len(x), 6))
+        np.testing.assert_array_equal(distance_bound(model, params, x, z), np.inf)
+    z = np.zeros((3, 2))
+    np.testing.assert_array_equal(contraction_distance_bound(z, z, 1.0), np.inf)
+    np.testing.assert_array_equal(contraction_distance_bound(z, z, np.nan), np.inf)
+
+
+def test_a_finite_horizon_has_an_abscissa_but_no_bound():
+    model = spec(stability="contractive", horizon=2.0)
+    params, x, layers, h, _ = problem(model)
+    u = om.horizon_state(model, layers, h)[0]
+    np.testing.assert_array_equal(distance_bound(model, params, x, u), np.inf)
+    expected = abscissa_by_differences(model, layers, h, u)
+    found = spectral_abscissa(model, params, x, u)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=ABSCISSA_TOLERANCE)
+
+
+# --- the monotone cell's bound ---
+
+PROXES = {name: om.ACTIVATION[name][0] for name in ACTIVATIONS}
+
+
+def monotone_problem(activation, monotonicity, n=30, width=12, size=1.0, skew=1.0):
+    rng = np.random.default_rng(0)
+    a, b = size * rng.normal(size=(width, width)), skew * rng.normal(size=(width, width))
+    weight = (1 - monotonicity) * np.eye(width) - a @ a.T + b - b.T
+    h = rng.normal(size=(n, width))
+    act = PROXES[activation]
+    # Damped Newton steps.
+    z = np.zeros_like(h)
+    slope = om.ACTIVATION[activation][1]
+    for _ in range(2000):
+        before = z @ weight + h
+        gap = act(before) - z
+        if np.abs(gap).max() < 1e-14:
+            break
+        jacobian = slope(before)[:, :, None] * weight.T
+        move = np.linalg.solve(np.eye(width) - jacobian, gap[:, :, None])[:, :, 0]
+        here = np.linalg.norm(gap, axis=1)
+        length = np.ones(n)
+        for _ in range(30):
+            new = z + length[:, None] * move
+            worse = np.linalg.norm(act(new @ weight + h) - new, axis=1) > here
+            if not worse.any():
+                break
+            length[worse] /= 2
+        z = z + length[:, None] * move
+    assert np.abs(act(z @ weight + h) - z).max() < 1e-13
+    return weight, h, act, z
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("monotonicity", [0.05, 1.0])
+@pytest.mark.parametrize("size", [0.1, 0.5])
+def test_the_monotone_bound_holds(activation, monotonicity, size):
+    weight, h, act, exact = monotone_problem(activation, monotonicity, size=size)
+    assert np.linalg.norm(weight, 2) > 1  # no contraction
+    rng = np.random.default_rng(1)
+    for loose in (1e-6, 1e-2, 1.0, 100.0):
+        z = exact + loose * rng.normal(size=exact.shape)
+        fz = act(z @ weight + h)
+        bound = monotone_distance_bound(weight, z, fz, monotonicity)
+        distance = np.linalg.norm(z - exact, axis=1)
+        assert (bound >= distance).all()
+        # Both terms are at most a multiple of ||f(z) - z|| <= (1 + ||W||) ||z - z*||.
+        norm = np.linalg.norm(weight, 2)
+        assert (bound <= (1 + norm / monotonicity) * (1 + norm) * distance).all()
+
+
+def test_the_monotone_bound_is_sharp_and_counts_errors():
+    # f(z) = act(0.5 z) with the identity: m = 0.5, ||z - z*|| = |z| = r + 0.5 * 0.5 |z| / 0.5.
+    weight, z = 0.5 * np.eye(1), np.array([[4.0]])
+    np.testing.assert_allclose(monotone_distance_bound(weight, z, 0.5 * z, 0.5), 4.0)
+    np.testing.assert_allclose(monotone_distance_bound(weight, z, 0.5 * z, 0.5, 0.1), 4.2)
+
+
+# --- many samples, and states that are not finite ---
+
+
+@pytest.mark.parametrize("n_state", [6, WIDE])
+def test_certificates_do_not_depend_on_chunks(n_state, monkeypatch):
+    model = spec(n_state, stability="contractive")
+    params, x, *_, z = problem(model, n=11)
+    together = [f(model, params, x, z) for f in (spectral_abscissa, distance_bound)]
+    monkeypatch.setattr(certificate, "CHUNK_BYTES", 4 * 8 * n_state * max(n_state, 8))
+    assert len(list(certificate._chunks(model, 11))) == 3
+    apart = [f(model, params, x, z) for f in (spectral_abscissa, distance_bound)]
+    monkeypatch.setattr(certificate, "CHUNK_BYTES", 1)
+    assert len(list(certificate._chunks(model, 11))) == 11
+    alone = [f(model, params, x, z) for f in (spectral_abscissa, distance_bound)]
+    np.testing.assert_allclose(apart, together, rtol=1e-10, atol=1e-14)
+    np.testing.assert_allclose(alone, together, rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("n_state", [6, WIDE])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_states_that_are_not_finite(n_state, activation):
+    model = spec(n_state, stability="contractive", activation=activation)
+    params, x, *_, z = problem(model, "float32")
+    z = z.astype("float32")
+    expected = spectral_abscissa(model, params, x, z), distance_bound(model, params, x, z)
+    bad = z.copy()
+    bad[1, 2], bad[3], bad[4, 0] = np.nan, np.inf, -np.inf
+    abscissa, bound = (
+        spectral_abscissa(model, params, x, bad),
+        distance_bound(model, params, x, bad),
+    )
+    rows = np.isin(np.arange(len(x)), [1, 3, 4])
+    assert np.isnan(abscissa[rows]).all()
+    assert (bound[rows] == np.inf).all()
+    np.testing.assert_allclose(abscissa[~rows], expected[0][~rows], rtol=1e-10)
+    np.testing.assert_allclose(bound[~rows], expected[1][~rows], rtol=1e-10)
+    everywhere = np.full_like(z, np.nan)
+    assert np.isnan(spectral_abscissa(model, params, x, everywhere)).all()
+    assert (distance_bound(model, params, x, everywhere) == np.inf).all()
+
+
+def test_states_near_the_largest_number():
+    model = spec(6, activation="relu", stability="contractive")
+    params, x, *_ = problem(model)
+    z = np.full((len(x), 6), 1e200)
+    assert np.isfinite(spectral_abscissa(model, params, x, z)).all()
+    assert (distance_bound(model, params, x, z) >= 1e200).all()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite(value):
+    model = spec(stability="contractive")
+    params, x, *_, z = problem(model)
+    params["cell.0.weight"][0, 0] = value
+    assert np.isnan(spectral_abscissa(model, params, x, z)).all()
+    assert (distance_bound(model, params, x, z) == np.inf).all()
+
+
+def test_a_cell_of_zeros():
+    model, params = affine(np.zeros((3, 3)), stability="contractive")
+    x = np.ones((1, 3))
+    np.testing.assert_allclose(spectral_abscissa(model, params, x, x), -1)
+    np.testing.assert_allclose(distance_bound(model, params, x, x), np.sqrt(3))
+
+
+# --- the estimators ---
+
+
+@pytest.fixture
+def on_oracle(monkeypatch):
+    monkeypatch.setattr(pydeq._estimator, "get_engine", lambda *_: oracle.OracleEngine())
+
+
+def fitted(cls=DEQRegressor, dtype="float64", **changes):
+    X = np.random.default_rng(0).normal(size=(30, 3)).astype(dtype)
+    y = X[:, 0] if cls is DEQRegressor else (X[:, 0] > 0).astype(int)
+    parameters = {"n_state": 6, "hidden_layer_sizes": 8, "max_iter": 2, "random_state": 0}
+    return cls(**parameters | changes).fit(X, y), X
+
+
+@pytest.mark.parametrize("cls", [DEQRegressor, DEQClassifier])
+def test_certificates_are_added_when_asked_for(cls, on_oracle):
+    model, X = fitted(cls)
+    plain, found = model.equilibrium(X), model.equilibrium(X.tolist(), certify=True)
+    for field in dataclasses.fields(Equilibrium):
+        if field.default is dataclasses.MISSING:
+            np.testing.assert_array_equal(getattr(found, field.name), getattr(plain, field.name))
+    assert plain.spectral_abscissa is None
+    assert plain.distance_bound is None
+    assert found.spectral_abscissa.shape == found.distance_bound.shape == (30,)
+    assert (found.spectral_abscissa <= 0.9 - 1).all()
+    assert (found.distance_bound < 1e-6).all()  # the oracle's Newton steps
+
+
+@pytest.mark.parametrize("solver", ["tsit5", "anderson"])
+@pytest.mark.parametrize("reltol", [0.1, 1e-3])
+def test_what_jax_finds_in_float32_is_within_the_bound(solver, reltol):
+    model, X = fitted(dtype="float32", solver=solver, max_iter=5, contraction=0.95)
+    model.set_params(reltol=reltol, abstol=1e-8)
+    found = model.equilibrium(X, certify=True)
+    params = {name: value.astype("float64") for name, value in model.params_.items()}
+    layers = om.cell_layers(model.model_spec_, params)
+    h = X.astype("float64") @ params["encoder.weight"] + params["encoder.bias"]
+    exact = om.steady_state(model.model_spec_, layers, h)[0]
+    distance = np.linalg.norm(found.state - exact, axis=1)
+    assert (found.distance_bound >= distance).all()
+    assert (found.distance_bound <= 2 / (1 - 0.95) * distance + 1e-12).all()
+    expected = abscissa_by_differences(model.model_spec_, layers, h, found.state)
+    np.testing.assert_allclose(found.spectral_abscissa, expected, rtol=0, atol=ABSCISSA_TOLERANCE)
+
+
+def test_samples_that_do_not_converge_are_certified_too():
+    model, X = fitted(solver="fixed_point", contraction=0.99)
+    model.set_params(max_steps=1, reltol=1e-12, abstol=1e-12)
+    with pytest.warns(ConvergenceWarning) as caught:
+        found = model.equilibrium(X, certify=True)
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+    assert not found.converged.any()
+    assert np.isfinite(found.distance_bound).all()
+
+
+@pytest.mark.parametrize("value", [1, "yes", None])
+def test_certify_is_true_or_false(value, on_oracle):
+    model, X = fitted()
+    with pytest.raises(ValueError, match="certify must be True or False"):
+        model.equilibrium(X, certify=value)
+    with contextlib.suppress(ConvergenceWarning):
+        assert model.equilibrium(X, certify=np.True_).distance_bound is not None

@@ -1,0 +1,65 @@
+"""The guides' Python runs, and every link in them leads somewhere."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+GUIDES = ROOT / "examples" / "guides"
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(GUIDES.glob("*.md"))]
+
+
+def run(name):
+    """Run a guide's Python blocks, one after the other, and return their names."""
+    text = (GUIDES / name).read_text(encoding="utf-8")
+    names = {}
+    for block in re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+        exec(block, names)
+    return names
+
+
+def test_coming_from_julia():
+    names = run("coming_from_julia.md")
+    assert abs(names["prediction"][0] + 10) < 0.2
+    assert names["path"].shape == (101, 10, 1)
+
+
+def test_coming_from_mlp():
+    names = run("coming_from_mlp.md")
+    assert min(names["scores"].values()) > 0.9
+    assert names["found"].converged.all()
+
+
+def test_convergence():
+    names = run("convergence.md")
+    assert names["message"].startswith(
+        "1 of 1 samples did not reach an equilibrium within max_steps=2"
+    )
+    assert len(names["history"]) == 1000
+
+
+def test_every_guide_with_python_is_run():
+    with_python = {p.name for p in GUIDES.glob("*.md") if "```python" in p.read_text("utf-8")}
+    # The reference's signatures are Python, and its examples are run with the docstrings.
+    assert with_python == {"coming_from_julia.md", "coming_from_mlp.md", "convergence.md", "api.md"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    text = re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if not target.startswith("https://"):
+            path, _, heading = target.partition("#")
+            there = page.parent / path if path else page
+            assert there.exists(), target
+            if heading:
+                headings = re.findall("^#+ (.*)$", there.read_text("utf-8"), re.M)
+                assert heading in {h.lower().replace(" ", "-") for h in headings}, target
+
+
+def test_every_guide_is_linked_from_the_readme():
+    readme = (ROOT / "README.md").read_text("utf-8")
+    for page in GUIDES.glob("*.md"):
+        if page.name != "README.md":
+            assert f"examples/guides/{page.name}" in readme
