@@ -1,6 +1,7 @@
 """Tests marked `julia` need a Julia; no other test depends on whether one is set up here."""
 
 import os
+import sys
 
 import pytest
 
@@ -25,3 +26,11 @@ def pytest_runtest_setup(item):
 def _auto_is_jax(request, monkeypatch):
     if request.node.get_closest_marker("julia") is None:
         monkeypatch.setattr(engines, "_choice", lambda: "jax")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _no_compiled_code_from_other_modules():
+    """One process cannot hold the compiled code of all the tests: Linux bounds its memory maps."""
+    yield
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()
