@@ -127,13 +127,11 @@ def _train_in_parts(model: DEQClassifier, X: np.ndarray, y: np.ndarray) -> tuple
     `fit` shows its progress by the epoch, and an epoch of MNIST takes minutes. The parts of one
     epoch, handed to `partial_fit`, are the same training: the optimiser goes on from part to part.
     """
-    from tqdm.auto import tqdm
-
     order = np.random.default_rng(model.random_state).permutation(len(y))
     parts = [order[start : start + _PART] for start in range(0, len(order), _PART)]
     n_failed = n_seen = 0
     reason = ""
-    with tqdm(total=len(y), desc="fit", unit="sample") as bar, warnings.catch_warnings():
+    with progress_bar(total=len(y), desc="fit", unit="sample") as bar, warnings.catch_warnings():
         # Counted and said once, below and by the caller, instead of after each part.
         warnings.simplefilter("ignore", UserWarning)
         for part in parts:

@@ -260,9 +260,7 @@ class _Progress:
     def __init__(self, n_epochs: int, verbose: bool) -> None:
         self._bar: Any = None
         if verbose:
-            from tqdm.auto import tqdm
-
-            self._bar = tqdm(total=n_epochs, desc="fit", unit="epoch")
+            self._bar = progress_bar(total=n_epochs, desc="fit", unit="epoch")
 
     def __enter__(self) -> "_Progress":
         return self

@@ -638,9 +638,9 @@ def test_solver_settings_can_be_changed_after_the_fit():
     loose = model.equilibrium(X)
     tight = model.set_params(abstol=1e-10, reltol=1e-10).equilibrium(X)
     assert tight.residual.max() < 1e-8 < loose.residual.max()
-    other = model.set_params(solver="anderson").equilibrium(X)
+    other = model.set_params(solver="tsit5").equilibrium(X)
     assert_near(other.state, tight.state, 1e-8)
-    assert other.n_evals.mean() < tight.n_evals.mean()
+    assert other.n_evals.mean() > tight.n_evals.mean()
 
 
 def test_the_model_stays_the_one_that_was_fitted(on_oracle):
@@ -698,7 +698,9 @@ def test_a_finite_horizon_learns_without_an_equilibrium():
 
 def test_a_prediction_that_is_no_equilibrium_is_told_once_with_the_count():
     X, y = make_data(DEQClassifier)
-    model = DEQClassifier(**SMALL).fit(X, y).set_params(max_steps=1, reltol=1e-8, abstol=0.0)
+    # With relu a sample whose hidden units are all off is solved by the first step.
+    model = DEQClassifier(**SMALL, activation="tanh").fit(X, y)
+    model.set_params(max_steps=1, reltol=1e-8, abstol=0.0)
     for method in (model.predict, model.predict_proba, model.predict_log_proba, model.equilibrium):
         with pytest.warns(ConvergenceWarning, match="^40 of 40 samples did not") as caught:
             method(X)
