@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from pydeq import datasets, plot, presets
+from pydeq._bar import progress_bar
 from pydeq.classifier import DEQClassifier
 from pydeq.fixed_point import fixed_point
 from pydeq.metrics import softmax

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from sklearn.model_selection import train_test_split
 
+from pydeq._bar import progress_bar
 from pydeq.batching import epoch_order
 from pydeq.engines.base import AbstractSession
 from pydeq.history import EpochRecord, History
