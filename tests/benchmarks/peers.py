@@ -130,6 +130,8 @@ def _take_turn(process: Process, result: Result, folder: Path, test, reltol: flo
         verdict=judge(prefix, *test, reltol),
     )
     result.points.append(point)
+    if not np.isfinite(point.loss):
+        process.problem = "diverged: its loss is not finite"
     print(
         f"epoch {at:5.2f}  {process.row.name:45s} {trained['seconds']:7.2f} s  "
         f"forward {point.forward:6.1f}  backward {point.backward:6.1f}  "
