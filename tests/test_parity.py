@@ -70,6 +70,12 @@ def test_jax_gives_what_julia_gave(name):
     assert_same(parity.solve(get_engine("jax", "cpu"), name), expected, parity.CASES[name][-1])
 
 
+def test_jax_draws_the_loss_curve_that_julia_drew(jax_training):
+    with np.load(REFERENCE) as kept:
+        expected = kept["loss curve"]
+    np.testing.assert_allclose(jax_training[0], expected, rtol=parity.LOSS_CURVE)
+
+
 def test_the_reference_says_what_made_it():
     with np.load(REFERENCE) as kept:
         made_by = json.loads(str(kept["made by"]))

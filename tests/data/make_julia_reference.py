@@ -28,6 +28,7 @@ def main():
     for name in parity.CASES:
         print(name, flush=True)
         results |= {f"{name}/{key}": value for key, value in parity.solve(engine, name).items()}
+    results["loss curve"], _ = parity.train(engine)
     made_by = {
         "command": "python tests/data/make_julia_reference.py",
         "versions": {**versions(), "pydeq": pydeq.__version__},
