@@ -11,7 +11,7 @@ from pydeq.engines.jax.iteration import Field, Solver, Step
 __all__ = ["anderson"]
 
 WINDOW = 3
-"""Differences that are kept: on trained cells more gained nothing, and each costs two passes."""
+"""Differences that are kept: on trained cells more gained little, and each costs two passes."""
 
 
 def anderson(field: Field) -> Solver:
@@ -25,42 +25,61 @@ def anderson(field: Field) -> Solver:
 
 
 class _Memory(NamedTuple):
+    """The window. A slot that a sample does not use has 0 on the diagonal of its gram and in rhs.
+
+    What else is in such a slot does not matter, so that only the newest differences are written.
+    """
+
     k: jax.Array
     dfu: jax.Array  # (m, B, n): differences of successive f(u)
-    dg: jax.Array  # (m, B, n): and of g = f(u) - u; 0 where there is none
+    dg: jax.Array  # (m, B, n): and of g = f(u) - u
     gram: jax.Array  # (m, B, m): products of the dg with each other
+    rhs: jax.Array  # (B, m): and with g
 
 
 def _init(u, fu, h):
     window = jnp.zeros((WINDOW, *u.shape), u.dtype)
     gram = jnp.zeros((WINDOW, len(u), WINDOW), u.dtype)
-    return _Memory(jnp.zeros((), jnp.int32), window, window, gram)
+    rhs = jnp.zeros((len(u), WINDOW), u.dtype)
+    return _Memory(jnp.zeros((), jnp.int32), window, window, gram, rhs)
 
 
 def _step(field, u, fu, h, memory, active):
-    g = fu - u
-    rhs = jnp.sum(memory.dg * g, axis=2)
-    gamma = _least_squares(memory.gram, rhs)
-    new_u = fu - jnp.sum(gamma[:, :, None] * memory.dfu, axis=0)
+    gamma = _least_squares(memory.gram, memory.rhs.T)
+    new_u = fu - sum(gamma[i][:, None] * memory.dfu[i] for i in range(WINDOW))
     new_fu = field(new_u, h)
-    new_g = new_fu - new_u
+    g, new_g = fu - u, new_fu - new_u
     # A plain step is taken as it is. (Not "larger than": a comparison with nan is false.)
     better = jnp.sum(new_g**2, axis=1) <= jnp.sum(g**2, axis=1)
     keep = better | jnp.all(gamma == 0, axis=0)
     row = keep[:, None]
-    memory = _remember(memory, new_fu - fu, new_g - g, keep)
+    # What is not taken may be infinite, and a gradient of 0 times that is nan.
+    dfu, dg, rest = (jnp.where(row, a, 0) for a in (new_fu - fu, new_g - g, new_g))
+    memory = _remember(memory, dfu, dg, rest, keep)
     return Step(jnp.where(row, new_u, u), jnp.where(row, new_fu, fu), memory, 1)
 
 
-def _remember(memory: _Memory, dfu, dg, keep) -> _Memory:
+def _remember(memory: _Memory, dfu, dg, g, keep) -> _Memory:
     """Put the newest differences in the place of the oldest; forget all where not `keep`."""
     slot = memory.k % WINDOW
-    row = keep[:, None]
-    all_dfu = jnp.where(row, memory.dfu.at[slot].set(dfu), 0)
-    all_dg = jnp.where(row, memory.dg.at[slot].set(dg), 0)
-    products = jnp.sum(all_dg * dg, axis=2)
-    gram = memory.gram.at[slot].set(products.T).at[:, :, slot].set(products)
-    return _Memory(memory.k + 1, all_dfu, all_dg, jnp.where(row, gram, 0))
+    all_dfu, all_dg = _put(memory.dfu, dfu, slot), _put(memory.dg, dg, slot)
+    rhs = jnp.stack([jnp.sum(all_dg[i] * g, axis=1) for i in range(WINDOW)])
+    # dg is the change of g, so its products with the others are the change of theirs with g.
+    products = _put(rhs - memory.rhs.T, jnp.sum(dg**2, axis=1), slot)
+    used = keep & ((jnp.arange(WINDOW) == slot)[:, None] | (_diagonal(memory.gram) > 0))
+    products, rhs = jnp.where(used, products, 0), jnp.where(used, rhs, 0)
+    gram = jnp.where(keep[:, None], memory.gram, 0)
+    gram = _put(_put(gram, products.T, slot), products, slot, axis=2)
+    return _Memory(memory.k + 1, all_dfu, all_dg, gram, rhs.T)
+
+
+def _put(array: jax.Array, value: jax.Array, slot: jax.Array, axis: int = 0) -> jax.Array:
+    """Write in place what ``array.at[slot].set(value)`` would copy."""
+    return jax.lax.dynamic_update_index_in_dim(array, value, slot, axis)
+
+
+def _diagonal(gram: jax.Array) -> jax.Array:
+    return jnp.stack([gram[i, :, i] for i in range(WINDOW)])
 
 
 def _least_squares(gram: jax.Array, rhs: jax.Array) -> jax.Array:

@@ -28,6 +28,9 @@ __all__ = ["JaxEngine", "JaxSession"]
 CHUNK = 1024
 """Most samples that `equilibrium` solves at once."""
 
+CHUNKS_IN_FLIGHT = 1
+"""Chunks that are dispatched before the first is waited for."""
+
 IN_FLIGHT = 4
 """Batches that are dispatched before the first is waited for, so that Ctrl-C is heard soon."""
 
@@ -170,25 +173,30 @@ class JaxSession(AbstractSession):
 
     def equilibrium(self, x: np.ndarray) -> Equilibrium:
         """See :meth:`AbstractSession.equilibrium`."""
-        parts = []
+        parts, in_flight = [], deque()
         with self._context():
             for start in range(0, len(x), CHUNK):
-                chunk = _padded(np.asarray(x[start : start + CHUNK], self._dtype))
-                n = min(CHUNK, len(x) - start)
-                found = step.search(
-                    self._model,
-                    self._program.solver,
-                    self._program.unroll if self._model.horizon is not None else None,
-                    self._params,
-                    jnp.asarray(chunk),
-                    jnp.asarray(np.arange(len(chunk)) < n),
-                    self._controls,
-                )
-                parts.append([np.asarray(array)[:n] for array in found])
+                in_flight.append(self._search(x[start : start + CHUNK]))
+                if len(in_flight) > CHUNKS_IN_FLIGHT:
+                    parts.append(jax.device_get(in_flight.popleft()))
+            parts += jax.device_get(list(in_flight))
         state, output, residual, n_evals, converged = (
-            np.concatenate(arrays) for arrays in zip(*parts, strict=True)
+            np.concatenate(arrays)[: len(x)] for arrays in zip(*parts, strict=True)
         )
         return Equilibrium(state, output, residual, n_evals.astype(np.int64), converged)
+
+    def _search(self, x: np.ndarray) -> Any:
+        """Dispatch the search for the samples `x` and padding after them."""
+        chunk = self._array(_padded(x))
+        return step.search(
+            self._model,
+            self._program.solver,
+            self._program.unroll if self._model.horizon is not None else None,
+            self._params,
+            chunk,
+            jnp.asarray(np.arange(len(chunk)) < len(x)),
+            self._controls,
+        )
 
     def loss_and_grad(
         self, x: np.ndarray, target: np.ndarray, weight: np.ndarray
@@ -236,6 +244,8 @@ class JaxSession(AbstractSession):
 def _padded(x: np.ndarray) -> np.ndarray:
     """Return `x` with rows of zeros up to one of the sizes that are compiled for."""
     rows = padded_size(len(x)) - len(x)
+    if not rows:
+        return x
     return np.concatenate([x, np.zeros((rows, *x.shape[1:]), x.dtype)])
 
 

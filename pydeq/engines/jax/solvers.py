@@ -154,4 +154,5 @@ def _advance(solver: Solver, controls: Controls, carry: tuple[jax.Array, _State]
 
 
 def _unfinished(u: jax.Array, fu: jax.Array, controls: Controls) -> jax.Array:
-    return ~is_steady(u, fu, controls) & jnp.all(jnp.isfinite(fu), axis=1)
+    is_finite = jnp.isfinite(jnp.max(jnp.abs(fu), axis=1))  # of which is_steady takes the maximum
+    return ~is_steady(u, fu, controls) & is_finite
