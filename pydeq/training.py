@@ -16,7 +16,7 @@ from pydeq.history import EpochRecord, History
 from pydeq.params import Params
 from pydeq.spec import TrainSpec
 
-__all__ = ["Checkpoint", "Data", "TrainResult", "Validation", "split", "train"]
+__all__ = ["Average", "Checkpoint", "Data", "TrainResult", "Validation", "split", "train"]
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def train(
     history = History()
     patience = _Patience(spec.tol)
     session.load_data(data.x, data.target, data.weight)
-    average = _Average(spec.average and validation is None)
+    average = Average(spec.average and validation is None)
     kept, kept_epoch = Checkpoint.of(session), 0
     with _Progress(spec.max_iter, verbose) as progress:
         try:
@@ -208,7 +208,7 @@ def _end(history: History, patience: "_Patience", spec: TrainSpec) -> str:
     return "max_iter" if len(history) == spec.max_iter else ""
 
 
-class _Average:
+class Average:
     """Moving average of the weights at the epochs' ends (Izmailov et al. 2018), if it is `on`.
 
     The newest weighs `NEWEST`, or what makes it a plain mean in the first epochs. A constant

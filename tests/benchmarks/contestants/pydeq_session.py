@@ -1,12 +1,14 @@
 """pydeq on either engine: what `fit` does in an epoch, driven part by part.
 
 Settings are parameters of DEQClassifier, on top of the common cell. ``defaults=True`` takes none of
-the common settings: cell, batch size and learning rate are the estimator's own. (Averaging of the
-weights, which costs nothing in an epoch, is off everywhere.)
+the common settings: cell, batch size and learning rate are the estimator's own. ``average`` is off
+unless said: with it the predictions are those of `fit`, by the moving average of the weights at the
+epochs' ends, and stay the same between two ends.
 """
 
 import importlib
 import inspect
+from functools import partial
 from typing import Any, final
 
 import numpy as np
@@ -17,7 +19,7 @@ from pydeq import DEQClassifier
 from pydeq.engines import get_engine
 from pydeq.errors import EngineUnavailableError
 from pydeq.params import Params, init_params, parameter_shapes
-from pydeq.training import Checkpoint
+from pydeq.training import Average, Checkpoint
 from pydeq.validation import fit_specs
 
 COUNTED = 8
@@ -44,15 +46,22 @@ class Contestant(AbstractContestant):
         self.form = f"{kind} {specs.model.activation}"
         self._batch_size = specs.training.batch_size
         self._x, self._target = task.x, np.eye(10, dtype="f4")[task.y]
-        self._session = engine.open(specs.model, specs.solver, specs.optimizer, params)
+        self._open = partial(engine.open, specs.model, specs.solver, specs.optimizer)
+        self._session = self._open(params)
         self._session.load_data(self._x, self._target, np.ones(len(task.x), "f4"))
         self._order = np.arange(0)
+        self._n_seen = 0
+        self._average = Average(estimator.average)
+        self._kept = params if estimator.average else None
         self._count = _products_counter() if engine.name == "jax" else None
 
     def train(self, order: np.ndarray) -> Trained:
         """See :class:`AbstractContestant`; as :func:`pydeq.training.train` does an epoch."""
         report = self._session.train_epoch(order, self._batch_size)
-        Checkpoint.of(self._session)
+        checkpoint = Checkpoint.of(self._session)
+        self._n_seen += len(order)
+        if self._kept is not None and self._n_seen % len(self._x) == 0:
+            self._kept = self._average.including(checkpoint).params
         self._order = order
         return Trained(report.loss, report.n_evals, np.nan)
 
@@ -68,14 +77,15 @@ class Contestant(AbstractContestant):
 
     def predict(self, x: np.ndarray) -> Predicted:
         """See :class:`AbstractContestant`."""
-        found = self._session.equilibrium(x)
+        session = self._session if self._kept is None else self._open(self._kept)
+        found = session.equilibrium(x)
         return Predicted(found.state, found.output, float(found.n_evals.mean()))
 
     def weights(self) -> Params:
         """See :class:`AbstractContestant`; the scaling is the JAX engine's, which both share."""
         from pydeq.engines.jax.cell import cell_layers
 
-        params = self._session.params()
+        params = dict(self._kept or self._session.params())
         for i, (weight, bias) in enumerate(cell_layers(self._model, params)):
             params[f"cell.{i}.weight"] = np.asarray(weight)
             params[f"cell.{i}.bias"] = np.asarray(bias)
@@ -92,13 +102,13 @@ def _estimator(task: Task, settings: dict[str, Any]) -> DEQClassifier:
         "learning_rate_init": task.learning_rate,
         "batch_size": task.batch_size,
     }
-    settings = dict(settings)
+    settings = {"average": False, **settings}
     if not settings.pop("defaults", False):
         settings = {**common, "reltol": task.reltol, **settings}
     unknown = set(settings) - set(inspect.signature(DEQClassifier).parameters)
     if unknown:
         raise SkippedError(f"this pydeq has no {', '.join(sorted(unknown))}")
-    return DEQClassifier(**{**settings, "average": False})
+    return DEQClassifier(**settings)
 
 
 def _products_counter():

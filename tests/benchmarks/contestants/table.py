@@ -68,6 +68,14 @@ ROWS = (
     _pydeq("pydeq tsit5", solver="tsit5"),
     _pydeq("pydeq jfb", adjoint="jfb"),
     _pydeq("pydeq jacobian", stability="jacobian", solver="anderson"),
+    _pydeq("pydeq jacobian jfb", stability="jacobian", solver="anderson", adjoint="jfb"),
+    _pydeq(
+        "pydeq jacobian jfb, averaged",
+        stability="jacobian",
+        solver="anderson",
+        adjoint="jfb",
+        average=True,
+    ),
     _pydeq("pydeq none", stability="none", solver="anderson"),
     _torchdeq(
         "torchdeq anderson", solver="anderson", options=_ANDERSON, norm={"norm_type": "weight_norm"}
