@@ -480,7 +480,7 @@ def test_unrolled_gradient_is_that_of_the_iterations_themselves(engine, case):
     def loss(moved):
         return engine.open(model, early, optimizer, moved).loss_and_grad(*batch)[0]
 
-    _, grad = engine.open(model, early, optimizer, params).loss_and_grad(*batch)
+    _, grad = open_session(engine, model, early, optimizer, params).loss_and_grad(*batch)
     direction = random_direction(params, 0)
     quotient = difference_quotient(loss, params, direction, step=1e-5)
     assert abs(inner(grad, direction) - quotient) <= DIFFERENCE_TOLERANCE * norm(grad)

@@ -53,7 +53,9 @@ def test_digits_are_learned_alike():
     X, y, X_test, y_test = load_digits()
     scores = {}
     for engine in ("julia", "jax"):
-        model = DEQClassifier(n_state=20, max_iter=3, random_state=0, engine=engine)
+        model = DEQClassifier(
+            n_state=20, learning_rate_init=0.02, max_iter=5, random_state=0, engine=engine
+        )
         scores[engine] = model.fit(X, y).score(X_test, y_test)
     assert scores["julia"] == pytest.approx(scores["jax"], abs=0.02)
     assert scores["julia"] > 0.8
@@ -61,7 +63,9 @@ def test_digits_are_learned_alike():
 
 def test_a_lost_equilibrium_does_not_hang():
     # The slope of the cell is above 1: every search runs away, until max_steps ends it.
-    model = DEQRegressor(n_state=None, hidden_layer_sizes=(), engine="julia", max_steps=50)
+    model = DEQRegressor(
+        n_state=None, hidden_layer_sizes=(), stability="none", engine="julia", max_steps=50
+    )
     X = np.linspace(1, 2, 10)[:, None]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -73,17 +77,17 @@ def test_a_lost_equilibrium_does_not_hang():
 
 def test_what_the_engine_has_not_is_said():
     solver = SolverSpec("anderson", adjoint="unrolled")
-    with pytest.raises(EngineError, match=r"unrolled.*fixed_point") as raised:
+    with pytest.raises(ValueError, match=r"unrolled.*fixed_point"):
         get_engine("julia", "cpu").open(MODEL, solver, OptimizerSpec(), random_params(MODEL))
-    assert "Stacktrace" in raised.value.julia_trace
 
 
 def test_wrong_shapes_are_said():
     session = get_engine("julia", "cpu").open(
         MODEL, SolverSpec(), OptimizerSpec(), random_params(MODEL)
     )
-    with pytest.raises(EngineError, match="search for equilibria failed in Julia"):
+    with pytest.raises(EngineError, match="search for equilibria failed in Julia") as raised:
         session.equilibrium(np.zeros((2, 4)))
+    assert "Stacktrace" in raised.value.julia_trace
     x, _, _ = random_batch(MODEL, OptimizerSpec())
     assert session.equilibrium(x).converged.all()  # and the session goes on
 
@@ -118,8 +122,11 @@ LONG = """
 @pytest.mark.parametrize("handles_signals", ["yes", "no"])
 def test_ctrl_c_is_heard_between_batches(monkeypatch, handles_signals):
     monkeypatch.setenv("PYTHON_JULIACALL_HANDLE_SIGNALS", handles_signals)
-    code = f"""{LONG}
-    import os, signal, threading, time
+    code = f"""
+    import signal
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is ignored
+    {LONG}
+    import os, threading, time
     threading.Timer(2.0, os.kill, (os.getpid(), signal.SIGINT)).start()
     start = time.perf_counter()
     try:

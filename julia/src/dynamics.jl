@@ -45,11 +45,15 @@ function follow(solver::Solver, cell::Network, p::AbstractVector, u::AbstractMat
     callback = DiscreteCallback(
         watch, integrator -> act!(watch, integrator); save_positions = (false, false)
     )
+    # Near a steady state the steps grow until they are as wrong as they may be, and du is never
+    # much smaller than that: a tighter search takes more accurate steps.
+    tolerance = max(solver.abstol, solver.reltol)
     sol = solve(
         SteadyStateProblem(ode_function(field), vec(u), p), DynamicSS(Tsit5());
         abstol = zero(T), reltol = zero(T),  # the watch ends it
         odesolve_kwargs = (;
-            abstol = T(solver.ode_abstol), reltol = T(solver.ode_reltol),
+            abstol = T(min(solver.ode_abstol, tolerance)),
+            reltol = T(min(solver.ode_reltol, tolerance)),
             maxiters = solver.max_steps, save_everystep = false, verbose = None(), callback,
         ),
     )
