@@ -13,7 +13,7 @@ module PyDEQ
 using ChainRulesCore: ChainRulesCore, AbstractZero, NoTangent, unthunk, @ignore_derivatives
 using DiffEqFlux: DiffEqFlux, NeuralODE
 using FixedPointAcceleration: FixedPointAcceleration
-using LinearAlgebra: LAPACKException, norm
+using LinearAlgebra: LAPACKException, mul!, norm
 using LinearSolve: KrylovJL_GMRES
 using Lux: Lux, Dense
 using LuxCore: LuxCore, AbstractLuxLayer

@@ -9,21 +9,46 @@ anywhere beside an exponential growth.
 const LOST = 1.0e6
 
 """
-    Watch(solver, field, limits)
+    Flow(field, buffers, frozen)
+
+The same right-hand side as the [`Field`](@ref)'s in place, for an integration that is not
+differentiated. It holds still the samples in `frozen`.
+"""
+struct Flow{M <: AbstractMatrix}
+    field::Field
+    v::M  # u + h
+    buffers::Buffers{M}
+    frozen::Vector{Int}
+end
+
+Flow(field::Field, u::AbstractMatrix) = Flow(field, similar(u), Buffers(field.cell, u), Int[])
+
+function (flow::Flow)(du::AbstractVector, u::AbstractVector, p::AbstractVector, _)
+    (; field, v, buffers, frozen) = flow
+    field.n_evals[] += 1
+    flat, h = cut(p, field.shapes)
+    v .= reshape(u, size(v)) .+ h
+    du .= vec(evaluate!(buffers, field.cell, flat, v)) .- u
+    isempty(frozen) || (view(reshape(du, size(v)), :, frozen) .= 0)
+    return nothing
+end
+
+"""
+    Watch(solver, flow, limits)
 
 What looks at the ODE after every step: it ends the integration when every sample is steady by
 [`is_steady`](@ref) (`DynamicSS`'s own rule has one maximum over the batch, so that samples with
 small states could end too early beside large ones), and freezes the samples that are lost.
 """
-struct Watch
+struct Watch{F <: Flow}
     solver::Solver
-    field::Field
+    flow::F
     limits::Vector{Float64}
     lost::Vector{Int}
 end
 
 function (watch::Watch)(u, _, integrator)
-    shape = last(watch.field.shapes)
+    shape = size(watch.flow.v)
     u, du = reshape(u, shape), reshape(get_du(integrator), shape)
     gap = column_norms(du)
     append!(empty!(watch.lost), findall(.!(gap .<= watch.limits)))
@@ -33,7 +58,7 @@ end
 """What is done when the watch calls."""
 function act!(watch::Watch, integrator)
     isempty(watch.lost) && return terminate!(integrator)
-    append!(watch.field.frozen, watch.lost)
+    append!(watch.flow.frozen, watch.lost)
     # du has jumped: the slope that is kept from the last step is not that of the next.
     return derivative_discontinuity!(integrator, true)
 end
@@ -41,7 +66,8 @@ end
 function follow(solver::Solver, cell::Network, p::AbstractVector, u::AbstractMatrix{T}, fu) where {T}
     n = size(u, 2)
     field = Field(cell, n)
-    watch = Watch(solver, field, LOST .* (column_norms(u) .+ column_norms(fu)), Int[])
+    flow = Flow(field, u)
+    watch = Watch(solver, flow, LOST .* (column_norms(u) .+ column_norms(fu)), Int[])
     callback = DiscreteCallback(
         watch, integrator -> act!(watch, integrator); save_positions = (false, false)
     )
@@ -49,7 +75,8 @@ function follow(solver::Solver, cell::Network, p::AbstractVector, u::AbstractMat
     # much smaller than that: a tighter search takes more accurate steps.
     tolerance = max(solver.abstol, solver.reltol)
     sol = solve(
-        SteadyStateProblem(ode_function(field), vec(u), p), DynamicSS(Tsit5());
+        SteadyStateProblem(ODEFunction{true, SciMLBase.FullSpecialize}(flow), vec(u), p),
+        DynamicSS(Tsit5());
         abstol = zero(T), reltol = zero(T),  # the watch ends it
         odesolve_kwargs = (;
             abstol = T(min(solver.ode_abstol, tolerance)),

@@ -85,18 +85,17 @@ The right-hand side f(u, h) - u for n samples, as SciML's solvers call it: `u` a
 vectors, `p` holds the cell's parameters and then `h`, so that gradients reach both. (A captured h
 would get no gradient: that is why the encoder of the original program never trains.)
 
-It counts its evaluations, and holds still the samples in `frozen`.
+It counts its evaluations.
 """
 struct Field
     cell::Network
     shapes::Vector{Dims}
     n_evals::Base.RefValue{Int}
-    frozen::Vector{Int}
 end
 
 function Field(cell::Network, n::Int)
     width = first(cell.shapes)[2]
-    return Field(cell, [(cell.n_parameters,), (width, n)], Ref(0), Int[])
+    return Field(cell, [(cell.n_parameters,), (width, n)], Ref(0))
 end
 
 function (field::Field)(u::AbstractVector, p::AbstractVector, _)
@@ -104,13 +103,7 @@ function (field::Field)(u::AbstractVector, p::AbstractVector, _)
     flat, h = cut(p, field.shapes)
     fu = field.cell(flat, reshape(u, size(h)) .+ h)
     du = (vec(fu) .- u)::typeof(u)  # SciML's solvers need the type, which the layers hide
-    isempty(field.frozen) || hold_still!(du, size(h), field.frozen)
     return du
-end
-
-function hold_still!(du, shape, frozen)
-    view(reshape(du, shape), :, frozen) .= 0
-    return nothing
 end
 
 """The field as an out-of-place ODE function, compiled for its own type."""
