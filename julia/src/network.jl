@@ -56,8 +56,8 @@ end
 """
     evaluate!(buffers, network, flat, v)
 
-Return what `network(flat, v)` does, in one of the buffers: nothing is allocated. A search evaluates
-the cell some hundred times a batch, and would spend a third of its time on collecting garbage.
+Return what `network(flat, v)` does, in one of the buffers: no array is allocated. A search evaluates
+the cell some hundred times a batch, and would spend a quarter of its time on collecting garbage.
 """
 function evaluate!(buffers::Buffers, network::Network, flat::AbstractVector, v::AbstractMatrix)
     arrays = cut(flat, network.shapes)
