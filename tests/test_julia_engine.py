@@ -4,6 +4,7 @@ import pickle
 import subprocess
 import sys
 import textwrap
+import time
 import warnings
 
 import numpy as np
@@ -39,6 +40,24 @@ def test_versions_are_known():
     versions = runtime.versions()
     assert versions["julia"].startswith("1.")
     assert {"Lux", "DiffEqFlux", "SteadyStateDiffEq", "SciMLSensitivity"} <= versions.keys()
+
+
+def test_standard_streams_that_are_pipes_stay_blocking():
+    code = """
+        import sys
+        from pydeq.engines.julia.runtime import start
+        start()
+        print("started", flush=True)
+        sys.exit(sys.stdin.readline() != "later\\n")
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
+        assert process.stdout.readline() == "started\n"
+        time.sleep(1)  # it must wait for the line, not take the empty pipe for a closed one
+        process.stdin.write("later\n")
+        process.stdin.close()
+        assert process.wait(timeout=60) == 0
 
 
 def test_double_is_the_blogs():

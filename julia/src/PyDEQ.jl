@@ -14,7 +14,7 @@ using ChainRulesCore: ChainRulesCore, AbstractZero, NoTangent, unthunk, @ignore_
 using DiffEqFlux: DiffEqFlux, NeuralODE
 using FixedPointAcceleration: FixedPointAcceleration
 using LinearAlgebra: LAPACKException, mul!, norm
-using LinearSolve: KrylovJL_GMRES
+using LinearSolve: KrylovJL_GMRES, LinearSolveFunction
 using Lux: Lux, Dense
 using LuxCore: LuxCore, AbstractLuxLayer
 using NonlinearSolveBase: NormTerminationMode
@@ -22,9 +22,10 @@ using NonlinearSolveFirstOrder: NonlinearSolveFirstOrder, NewtonRaphson
 using Optimisers: Optimisers, Adam, Descent
 using OrdinaryDiffEqTsit5: OrdinaryDiffEqTsit5, Tsit5
 using PrecompileTools: @compile_workload, @setup_workload
-using SciMLBase: SciMLBase, DiscreteCallback, ODEFunction, ReturnCode, SteadyStateProblem,
-    derivative_discontinuity!, get_du, solve, successful_retcode, terminate!
+using SciMLBase: SciMLBase, DiscreteCallback, LinearProblem, ODEFunction, ReturnCode,
+    SteadyStateProblem, derivative_discontinuity!, get_du, solve, successful_retcode, terminate!
 using SciMLLogging: None
+using SciMLOperators: FunctionOperator
 using SciMLSensitivity: SciMLSensitivity, SteadyStateAdjoint, ZygoteVJP
 using SteadyStateDiffEq: SteadyStateDiffEq, DynamicSS, SSRootfind
 using Zygote: Zygote

@@ -62,27 +62,50 @@ function implicit(solver::Solver, cell::Network, flat, h, found::Base.RefValue{O
     p = glue([flat, h])
     prob, alg, sensealg = @ignore_derivatives begin
         field = Field(cell, size(h, 2))
+        adjoint = AdjointSolve(solver, field, p, found)
         (
             SteadyStateProblem(ode_function(field), zero(vec(h)), p),
             Search(solver, found),
-            steady_adjoint(solver, eltype(p)),
+            SteadyStateAdjoint(; autojacvec = ZygoteVJP(), linsolve = LinearSolveFunction(adjoint)),
         )
     end
     return reshape(solve(prob, alg; p, sensealg).u, size(h))
 end
 
-function steady_adjoint(solver::Solver, ::Type{T}) where {T}
+"""
+    AdjointSolve(solver, field, p, found)
+
+How `SteadyStateAdjoint` solves its linear system, ``(\\partial f/\\partial z - I)^T \\lambda = dL/dz`` at
+the state in `found`: by GMRES, with the products of [`Pullback`](@ref).
+
+SciMLSensitivity's own products evaluate the cell once more each, and the gradient of its weights
+too, which only the last of all is needed for: a training step would take half as long again.
+"""
+struct AdjointSolve
+    solver::Solver
+    field::Field
+    p::AbstractVector
+    found::Base.RefValue{Outcome}
+end
+
+function (adjoint::AdjointSolve)(A, b::AbstractVector{T}, u, args...; kwargs...) where {T}
+    (; solver, field, p, found) = adjoint
+    flat, h = cut(p, field.shapes)
+    pullback = Pullback(field.cell, flat, found[].u .+ h)
+    shape = size(h)
+    function product(out, row, u, p, t)
+        pullback(reshape(out, shape), reshape(row, shape))
+        out .-= row
+        return out
+    end
+    operator = FunctionOperator(product, b; islinear = true, isconstant = true)
     rtol = max(min(max(solver.abstol, solver.reltol), LOOSEST_ADJOINT), 10 * eps(T))
-    return SteadyStateAdjoint(;
-        autojacvec = ZygoteVJP(),
-        # Always matrix-free: by default a batch of at most 50 numbers gets a dense Jacobian by
-        # ForwardDiff, to be compiled for each size anew.
-        linsolve = KrylovJL_GMRES(; gmres_restart = ADJOINT_RESTART),
+    solution = solve(
+        LinearProblem(operator, b), KrylovJL_GMRES(; gmres_restart = ADJOINT_RESTART);
         # abstol's default, 3e-4 in Float32, would be larger than most gradients of a mean.
-        linsolve_kwargs = (;
-            abstol = zero(T), reltol = T(rtol), maxiters = ADJOINT_PRODUCTS, verbose = None(),
-        ),
+        abstol = zero(T), reltol = T(rtol), maxiters = ADJOINT_PRODUCTS, verbose = None(),
     )
+    return copyto!(u, solution.u)
 end
 
 """The value is z*, the gradient that of one application of the cell to it (Fung et al. 2022)."""

@@ -95,6 +95,38 @@ function pull_layer(network, arrays, i, v, row)
 end
 
 """
+    Pullback(network, flat, v)
+
+What [`pull`](@ref) returns at one `v` (n_in, n), for many rows: it keeps the slopes of the
+activations, and `pullback(out, row)` writes to `out` (n_in, n) without allocating.
+"""
+struct Pullback{W <: AbstractMatrix, M <: AbstractMatrix}
+    weights::Vector{W}
+    slopes::Vector{M}  # of the hidden layers, (n_hidden, n) each
+    rows::Vector{M}    # like them
+end
+
+function Pullback(network::Network, flat::AbstractVector, v::AbstractMatrix)
+    arrays = cut(flat, network.shapes)
+    slopes = typeof(v)[]
+    for i in 1:(length(network.layers) - 1)
+        ps = (weight = arrays[2i - 1], bias = arrays[2i])
+        v = first(network.layers[i](v, ps, NamedTuple()))
+        push!(slopes, slope(network.activation, v))
+    end
+    return Pullback([weight for weight in arrays[1:2:end]], slopes, similar.(slopes))
+end
+
+function (pullback::Pullback)(out::AbstractMatrix, row::AbstractMatrix)
+    (; weights, slopes, rows) = pullback
+    for i in length(slopes):-1:1
+        mul!(rows[i], weights[i + 1]', row)
+        row = rows[i] .*= slopes[i]
+    end
+    return mul!(out, first(weights)', row)
+end
+
+"""
 Lux's functions for the names of `pydeq.spec.ACTIVATIONS`: those that its layers take themselves in
 the place of `tanh` and `sigmoid`, which cost as much as the matrix products.
 """

@@ -29,7 +29,7 @@ function fit_and_predict(session::Session{T}) where {T}
     saved = snapshot(session)
     train_batch!(session, [1, 2, 3], ones(T, 2))
     restore!(session, saved)
-    equilibrium(session, x)
+    equilibrium(session, x; each = true)
     optimizer_state(session)
     return get_arrays(session)
 end

@@ -56,6 +56,8 @@ end
         end
         @test found[j] ≈ sum(abs2, only.(row)) rtol = 1.0e-6
     end
+    rows = randn(rng, 4, 6)
+    @test PyDEQ.Pullback(cell, flat, v)(similar(v), rows) ≈ PyDEQ.pull(cell, flat, v, rows)
     penalty(flat) = sum(PyDEQ.jacobian_estimate(cell, flat, v, probe))
     gradient = only(PyDEQ.Zygote.gradient(penalty, flat))
     direction = only(random_direction([flat], 1))

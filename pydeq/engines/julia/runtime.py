@@ -226,7 +226,7 @@ def _import_juliacall(environment: JuliaEnvironment) -> Any:
     if julia_option("handle_signals") is None and _has_threads():
         # Several threads stop each other by a SIGSEGV that Julia has to handle.
         settings["PYTHON_JULIACALL_HANDLE_SIGNALS"] = "yes"
-    with _environment_variables(settings), warnings.catch_warnings():
+    with _environment_variables(settings), _blocking_streams(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch was imported before juliacall")
         import juliacall
     return juliacall
@@ -247,6 +247,25 @@ def _environment_variables(settings: dict[str, str | None]) -> Iterator[None]:
     finally:
         for name in added:
             os.environ.pop(name, None)
+
+
+@contextlib.contextmanager
+def _blocking_streams() -> Iterator[None]:
+    """Give the standard streams back as they were.
+
+    Julia makes those that are pipes non-blocking, for all who share them. To Python an empty pipe
+    then looks like its end, and a full one raises BlockingIOError.
+    """
+    streams = []
+    if sys.platform != "win32":  # where Python has no such switch before 3.12
+        for stream in range(3):
+            with contextlib.suppress(OSError):  # a closed one
+                streams.append((stream, os.get_blocking(stream)))
+    try:
+        yield
+    finally:
+        for stream, blocking in streams:
+            os.set_blocking(stream, blocking)
 
 
 def _return_interrupts(juliacall: Any) -> None:
