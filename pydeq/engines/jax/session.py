@@ -18,6 +18,7 @@ from pydeq.engines.base import (
 )
 from pydeq.engines.jax import step
 from pydeq.engines.jax.adjoint import Start
+from pydeq.engines.jax.cell import Layers
 from pydeq.engines.jax.iteration import Controls
 from pydeq.errors import EngineUnavailableError
 from pydeq.params import Params, check_params
@@ -175,8 +176,9 @@ class JaxSession(AbstractSession):
         """See :meth:`AbstractSession.equilibrium`."""
         parts, in_flight = [], deque()
         with self._context():
+            layers = step.acting_layers(self._model, self._params)
             for start in range(0, len(x), CHUNK):
-                in_flight.append(self._search(x[start : start + CHUNK]))
+                in_flight.append(self._search(layers, x[start : start + CHUNK]))
                 if len(in_flight) > CHUNKS_IN_FLIGHT:
                     parts.append(jax.device_get(in_flight.popleft()))
             parts += jax.device_get(list(in_flight))
@@ -185,7 +187,7 @@ class JaxSession(AbstractSession):
         )
         return Equilibrium(state, output, residual, n_evals.astype(np.int64), converged)
 
-    def _search(self, x: np.ndarray) -> Any:
+    def _search(self, layers: Layers, x: np.ndarray) -> Any:
         """Dispatch the search for the samples `x` and padding after them."""
         chunk = self._array(_padded(x))
         return step.search(
@@ -193,6 +195,7 @@ class JaxSession(AbstractSession):
             self._program.solver,
             self._program.unroll if self._model.horizon is not None else None,
             self._params,
+            layers,
             chunk,
             jnp.asarray(np.arange(len(chunk)) < len(x)),
             self._controls,

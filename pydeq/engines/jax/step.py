@@ -13,7 +13,15 @@ import jax.numpy as jnp
 import optax
 
 from pydeq.engines.jax.adjoint import Start, find_equilibrium, jacobian_estimate, steady_state
-from pydeq.engines.jax.cell import cell, cell_layers, decode, encode, loss_value, weight_penalty
+from pydeq.engines.jax.cell import (
+    Layers,
+    cell,
+    cell_layers,
+    decode,
+    encode,
+    loss_value,
+    weight_penalty,
+)
 from pydeq.engines.jax.horizon import integrate
 from pydeq.engines.jax.iteration import Controls, Field
 from pydeq.engines.jax.solvers import Solution
@@ -24,6 +32,7 @@ __all__ = [
     "Program",
     "Rates",
     "Tally",
+    "acting_layers",
     "batch_gradient",
     "empty_tally",
     "iterates",
@@ -219,12 +228,17 @@ def _add(program, tally: Tally, batch: Batch, loss, grads, solution: Solution, w
     )
 
 
+acting_layers = jax.jit(cell_layers, static_argnums=0)
+"""The cell's layers as they act, once for all that is predicted with them."""
+
+
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def search(
     model: ModelSpec,
     solver: str,
     max_steps: int | None,
     params,
+    layers: Layers,
     x: jax.Array,
     active: jax.Array,
     controls: Controls,
@@ -234,7 +248,6 @@ def search(
     `max_steps` is that of a finite horizon, else None: it is compiled in there.
     """
     h = encode(model, params, x)
-    layers = cell_layers(model, params)
     if max_steps is None:
         solution = find_equilibrium(solver, model, layers, h, active, controls)
     else:
