@@ -9,7 +9,7 @@
 #
 # The protocol and the files are those of contestants/worker.py and contestants/task.py: raw
 # little-endian arrays in C order, so that a weight (n_in, n_out) reads here as Lux's (n_out, n_in)
-# and samples are columns. Written against DeepEquilibriumNetworks 2.7.5 and not yet run.
+# and samples are columns. Run with DeepEquilibriumNetworks 2.7.4 on Julia 1.11.4.
 
 using DeepEquilibriumNetworks, Lux, Optimisers, Random, SciMLSensitivity, Zygote
 using NonlinearSolveBase: RelNormTerminationMode

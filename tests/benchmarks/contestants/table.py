@@ -51,7 +51,12 @@ _BOUNDED = {
     "norm_clip_value": 1.0,
 }
 _ANDERSON = {"lam": 1e-6}
-_PRESET = {"stability": "none", "solver": "tsit5", "abstol": 1e-3}
+_PRESET = {
+    "stability": "none",
+    "solver": "tsit5",
+    "abstol": 1e-3,
+    "learning_rate_init": 3e-4,
+}
 
 OURS = "pydeq"
 """The row that the bars are about: pydeq's defaults on the common cell."""
