@@ -79,7 +79,7 @@ How `SteadyStateAdjoint` solves its linear system, ``(\\partial f/\\partial z - 
 the state in `found`: by GMRES, with the products of [`Pullback`](@ref).
 
 SciMLSensitivity's own products evaluate the cell once more each, and the gradient of its weights
-too, which only the last of all is needed for: a training step would take half as long again.
+too, which is needed only once at the end: with them a training step of MNIST took 1.6 times as long.
 """
 struct AdjointSolve
     solver::Solver
