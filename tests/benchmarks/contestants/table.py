@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from pydeq import presets
+
 __all__ = ["OURS", "PRESET", "ROWS", "Row"]
 
 
@@ -52,11 +54,11 @@ _BOUNDED = {
 }
 _ANDERSON = {"lam": 1e-6}
 _PRESET = {
-    "stability": "none",
-    "solver": "tsit5",
-    "abstol": 1e-3,
-    "learning_rate_init": 3e-4,
+    name: value
+    for name, value in presets.mnist(abstol=1e-3).get_params().items()
+    if name in ("stability", "solver", "abstol", "learning_rate_init")
 }
+"""The preset's, where they are not those of the common cell."""
 
 OURS = "pydeq"
 """The row that the bars are about: pydeq's defaults on the common cell."""
