@@ -1,4 +1,4 @@
-"""pydeq: deep equilibrium models as scikit-learn estimators.
+"""pydeq: deep equilibrium models as scikit-learn estimators, on a Julia and on a JAX engine.
 
 Names are imported when they are first used, so that ``import pydeq`` loads neither an engine nor
 matplotlib.
@@ -7,23 +7,29 @@ matplotlib.
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from pydeq.errors import ConvergenceWarning
-
-# At once, not lazily: the import of the module would put it in the place of its function.
-from pydeq.fixed_point import fixed_point
+from pydeq.errors import ConvergenceWarning, EngineError, EngineUnavailableError, ModelFileError
 
 if TYPE_CHECKING:
     from pydeq import datasets, plot, presets
-    from pydeq.classifier import DEQClassifier
-    from pydeq.io import load
-    from pydeq.regressor import DEQRegressor
+    from pydeq.estimators import DEQClassifier, DEQRegressor, load
+    from pydeq.fixed_points import FixedPoint, fixed_point
+    from pydeq.model import Certificates, Equilibrium
+    from pydeq.training import EpochRecord, History
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Certificates",
     "ConvergenceWarning",
     "DEQClassifier",
     "DEQRegressor",
+    "EngineError",
+    "EngineUnavailableError",
+    "EpochRecord",
+    "Equilibrium",
+    "FixedPoint",
+    "History",
+    "ModelFileError",
     "__version__",
     "datasets",
     "fixed_point",
@@ -33,18 +39,20 @@ __all__ = [
 ]
 
 _HOMES = {
-    "DEQClassifier": "pydeq.classifier",
-    "DEQRegressor": "pydeq.regressor",
-    "load": "pydeq.io",
+    "pydeq.estimators": ("DEQClassifier", "DEQRegressor", "load"),
+    "pydeq.fixed_points": ("FixedPoint", "fixed_point"),
+    "pydeq.model": ("Certificates", "Equilibrium"),
+    "pydeq.training": ("EpochRecord", "History"),
 }
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 _MODULES = ("datasets", "plot", "presets")
 
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return importlib.import_module(f"pydeq.{name}")
-    if name in _HOMES:
-        value = getattr(importlib.import_module(_HOMES[name]), name)
+    if name in _HOME_OF:
+        value = getattr(importlib.import_module(_HOME_OF[name]), name)
         globals()[name] = value
         return value
     raise AttributeError(f"module 'pydeq' has no attribute {name!r}")

@@ -16,8 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from pydeq.classifier import DEQClassifier
-from pydeq.regressor import DEQRegressor
+from pydeq.estimators import DEQClassifier, DEQRegressor
 
 __all__ = ["double", "double_data", "mnist"]
 

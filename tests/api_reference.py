@@ -31,11 +31,11 @@ CONTENTS = {
         "pydeq.load",
     ],
     "What they return": [
-        "pydeq.engines.base.Equilibrium",
-        "pydeq.history.History",
-        "pydeq.history.EpochRecord",
+        "pydeq.Equilibrium",
+        "pydeq.History",
+        "pydeq.EpochRecord",
     ],
-    "Fixed points": ["pydeq.fixed_point", "pydeq.fixed_point.FixedPointResult"],
+    "Fixed points": ["pydeq.fixed_point", "pydeq.FixedPoint"],
     "The models of the blog posts": [
         "pydeq.presets.double",
         "pydeq.presets.double_data",
@@ -55,17 +55,17 @@ CONTENTS = {
     ],
     "Warnings and errors": [
         "pydeq.ConvergenceWarning",
-        "pydeq.errors.EngineError",
-        "pydeq.errors.EngineUnavailableError",
-        "pydeq.errors.ModelFileError",
+        "pydeq.EngineError",
+        "pydeq.EngineUnavailableError",
+        "pydeq.ModelFileError",
     ],
 }
 
 
 def find(name: str) -> Any:
     """Return what a dotted name of `CONTENTS` means."""
-    if name.startswith("pydeq.fixed_point."):  # a module that its function stands before
-        return getattr(importlib.import_module("pydeq.fixed_point"), name.split(".")[-1])
+    if name.startswith("pydeq.fixed_points."):  # a module that its function stands before
+        return getattr(importlib.import_module("pydeq.fixed_points"), name.split(".")[-1])
     module, *attributes = name.split(".")
     found: Any = importlib.import_module(module)
     for attribute in attributes:

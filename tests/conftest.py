@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from pydeq import engines
-from pydeq.engines.julia.environment import find_julia
+from pydeq.engines.julia import find_julia
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -4,8 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from pydeq.params import init_params
-from pydeq.spec import ModelSpec, OptimizerSpec, SolverSpec
+from pydeq.model import ModelSpec, OptimizerSpec, SolverSpec, init_params
 
 # Largest difference, relative to the size of what is compared, from the float64 oracle.
 STATE_TOLERANCE = {"float64": 1e-8, "float32": 2e-5}

@@ -10,10 +10,8 @@ import copy
 import numpy as np
 import oracle_math as om
 
-from pydeq import metrics
-from pydeq.batching import iter_batches, probes
-from pydeq.engines.base import AbstractEngine, AbstractSession, EpochReport, Equilibrium
-from pydeq.spec import SOLVERS, STABILITIES
+from pydeq.engines import AbstractEngine, AbstractSession, EpochReport
+from pydeq.model import SOLVERS, STABILITIES, Equilibrium, iter_batches, metrics, probes
 
 ADAM_BETA1, ADAM_BETA2, ADAM_EPS = 0.9, 0.999, 1e-8
 

@@ -1,13 +1,13 @@
 """The mathematics of a DEQ in plain numpy float64: dense, slow, and close to the formulas.
 
-Everything follows the docstrings of ``pydeq.spec`` and ``pydeq.metrics``. The cell is a list of
-layers ``(weight (n_in, n_out), bias (n_out,))``; the monotone cell's weight is W.
+Everything follows the docstrings of ``pydeq.model.spec`` and ``pydeq.model.metrics``. The cell is a
+list of layers ``(weight (n_in, n_out), bias (n_out,))``; the monotone cell's weight is W.
 """
 
 import numpy as np
 import scipy.special
 
-from pydeq.spec import ModelSpec
+from pydeq.model import ModelSpec
 
 Layers = list[tuple[np.ndarray, np.ndarray]]
 
@@ -243,7 +243,7 @@ def horizon_vjp(model: ModelSpec, layers: Layers, h, g):
 
 
 def loss_gradient(name, output, target, weight):
-    """Return dL/d output of ``pydeq.metrics.loss``, ``(n, n_outputs)``."""
+    """Return dL/d output of ``pydeq.model.metrics.loss``, ``(n, n_outputs)``."""
     if name == "sum_of_squares":
         return 2 * (output - target) * weight[:, None]
     share = (weight / weight.sum())[:, None]

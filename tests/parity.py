@@ -5,10 +5,8 @@ import dataclasses
 import numpy as np
 from helpers import random_batch, random_params, tight
 
-from pydeq.batching import epoch_order
 from pydeq.datasets import load_digits
-from pydeq.params import init_params
-from pydeq.spec import ModelSpec, OptimizerSpec, SolverSpec
+from pydeq.model import ModelSpec, OptimizerSpec, SolverSpec, epoch_order, init_params
 
 # Largest differences between engines, relative to the size of what is compared.
 STATE = {"float64": 1e-8, "float32": 1e-5}

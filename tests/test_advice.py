@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 
 from pydeq import ConvergenceWarning
-from pydeq.advice import warn_about_fit, warn_about_solve
-from pydeq.engines.base import Equilibrium
-from pydeq.history import EpochRecord, History
-from pydeq.spec import ModelSpec, SolverSpec
-from pydeq.training import Checkpoint, TrainResult
+from pydeq.estimators.advice import warn_about_fit, warn_about_solve
+from pydeq.model import Equilibrium, ModelSpec, SolverSpec
+from pydeq.training import EpochRecord, History, TrainResult
+from pydeq.training.loop import Checkpoint
 
 MODEL = ModelSpec(3, 1, 4, (5,))
 SOLVER = SolverSpec(abstol=1e-6, reltol=1e-3, max_steps=50)

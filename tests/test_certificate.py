@@ -9,16 +9,15 @@ import oracle_math as om
 import pytest
 from helpers import random_params
 
-import pydeq._estimator
-from pydeq import ConvergenceWarning, DEQClassifier, DEQRegressor, certificate
-from pydeq.certificate import (
+import pydeq.estimators.base
+from pydeq import ConvergenceWarning, DEQClassifier, DEQRegressor
+from pydeq.model import ACTIVATIONS, Equilibrium, ModelSpec, certificate
+from pydeq.model.certificate import (
     contraction_distance_bound,
     distance_bound,
     monotone_distance_bound,
     spectral_abscissa,
 )
-from pydeq.engines.base import Equilibrium
-from pydeq.spec import ACTIVATIONS, ModelSpec
 
 # The eigenvalues of these Jacobians move little more than their entries: by the differences' error
 # of 1e-9, or by ARPACK's tolerance of 1e-6.
@@ -443,7 +442,7 @@ def test_a_cell_of_zeros():
 
 @pytest.fixture
 def on_oracle(monkeypatch):
-    monkeypatch.setattr(pydeq._estimator, "get_engine", lambda *_: oracle.OracleEngine())
+    monkeypatch.setattr(pydeq.estimators.base, "get_engine", lambda *_: oracle.OracleEngine())
 
 
 def fitted(cls=DEQRegressor, dtype="float64", **changes):
@@ -460,11 +459,14 @@ def test_certificates_are_added_when_asked_for(cls, on_oracle):
     for field in dataclasses.fields(Equilibrium):
         if field.default is dataclasses.MISSING:
             np.testing.assert_array_equal(getattr(found, field.name), getattr(plain, field.name))
-    assert plain.spectral_abscissa is None
-    assert plain.distance_bound is None
-    assert found.spectral_abscissa.shape == found.distance_bound.shape == (30,)
-    assert (found.spectral_abscissa <= 0.9 - 1).all()
-    assert (found.distance_bound < 1e-6).all()  # the oracle's Newton steps
+    assert plain.certificates is None
+    assert (
+        found.certificates.spectral_abscissa.shape
+        == found.certificates.distance_bound.shape
+        == (30,)
+    )
+    assert (found.certificates.spectral_abscissa <= 0.9 - 1).all()
+    assert (found.certificates.distance_bound < 1e-6).all()  # the oracle's Newton steps
 
 
 @pytest.mark.parametrize("solver", ["tsit5", "anderson"])
@@ -478,10 +480,12 @@ def test_what_jax_finds_in_float32_is_within_the_bound(solver, reltol):
     h = X.astype("float64") @ params["encoder.weight"] + params["encoder.bias"]
     exact = om.steady_state(model.model_spec_, layers, h)[0]
     distance = np.linalg.norm(found.state - exact, axis=1)
-    assert (found.distance_bound >= distance).all()
-    assert (found.distance_bound <= 2 / (1 - 0.95) * distance + 1e-12).all()
+    assert (found.certificates.distance_bound >= distance).all()
+    assert (found.certificates.distance_bound <= 2 / (1 - 0.95) * distance + 1e-12).all()
     expected = abscissa_by_differences(model.model_spec_, layers, h, found.state)
-    np.testing.assert_allclose(found.spectral_abscissa, expected, rtol=0, atol=ABSCISSA_TOLERANCE)
+    np.testing.assert_allclose(
+        found.certificates.spectral_abscissa, expected, rtol=0, atol=ABSCISSA_TOLERANCE
+    )
 
 
 def test_samples_that_do_not_converge_are_certified_too():
@@ -492,7 +496,7 @@ def test_samples_that_do_not_converge_are_certified_too():
     assert len(caught) == 1
     assert caught[0].filename == __file__
     assert not found.converged.any()
-    assert np.isfinite(found.distance_bound).all()
+    assert np.isfinite(found.certificates.distance_bound).all()
 
 
 @pytest.mark.parametrize("value", [1, "yes", None])
@@ -501,4 +505,4 @@ def test_certify_is_true_or_false(value, on_oracle):
     with pytest.raises(ValueError, match="certify must be True or False"):
         model.equilibrium(X, certify=value)
     with contextlib.suppress(ConvergenceWarning):
-        assert model.equilibrium(X, certify=np.True_).distance_bound is not None
+        assert model.equilibrium(X, certify=np.True_).certificates is not None

@@ -11,10 +11,11 @@ from click.testing import CliRunner
 from PIL import Image
 
 import pydeq
-from pydeq import demos, presets
-from pydeq.cli import main
+from pydeq import presets
+from pydeq.cli import demos
+from pydeq.cli.main import main
 from pydeq.errors import EngineUnavailableError
-from pydeq.training import _Progress
+from pydeq.training.loop import _Progress
 
 
 @pytest.fixture
@@ -97,7 +98,7 @@ def test_help_loads_no_engine_and_no_figures():
     code = """
 import sys
 from click.testing import CliRunner
-from pydeq.cli import main
+from pydeq.cli.main import main
 CliRunner().invoke(main, ["demo", "--help"])
 print([name for name in ("jax", "juliacall", "matplotlib", "tqdm", "torch") if name in sys.modules])
 """
@@ -190,7 +191,7 @@ def test_engine_that_is_not_usable(run, demo, monkeypatch):
     def unavailable(name, device):
         raise EngineUnavailableError(f"engine={name!r} needs what is not here; install it")
 
-    monkeypatch.setattr("pydeq._estimator.get_engine", unavailable)
+    monkeypatch.setattr("pydeq.estimators.base.get_engine", unavailable)
     result = run("demo", demo, "--engine", "julia")
     assert result.exit_code == 1
     assert "Error: engine='julia' needs what is not here; install it\n" in result.stderr
@@ -261,7 +262,7 @@ def test_doctor_explains_what_is_broken(run, monkeypatch):
         raise PackageNotFoundError(package)
 
     monkeypatch.setattr("pydeq.engines._open", broken)
-    monkeypatch.setattr("pydeq.doctor.metadata.version", missing)
+    monkeypatch.setattr("pydeq.cli.doctor.metadata.version", missing)
     result = run("doctor")
     assert result.exit_code == 0
     assert "not usable: ImportError: libcudart is missing" in result.stdout
@@ -272,7 +273,7 @@ def test_doctor_does_not_start_julia():
     code = """
 import sys
 from click.testing import CliRunner
-from pydeq.cli import main
+from pydeq.cli.main import main
 CliRunner().invoke(main, ["doctor"])
 print("juliacall" in sys.modules)
 """

@@ -11,13 +11,14 @@ import pytest
 from click.testing import CliRunner
 from helpers import assert_params_equal, assert_params_near
 
-import pydeq.compare
-from pydeq import original, presets
-from pydeq.compare_cli import compare as compare_command
+import pydeq.compare.task
+from pydeq import presets
+from pydeq.cli.compare import compare as compare_command
+from pydeq.compare import original
+from pydeq.compare.original import read_arrays, run_original, write_arrays
 from pydeq.datasets import load_digits
 from pydeq.engines.julia.environment import JuliaEnvironment
 from pydeq.errors import EngineError
-from pydeq.original import read_arrays, run_original, write_arrays
 
 
 @pytest.fixture
@@ -25,16 +26,16 @@ def digits(monkeypatch):
     """Stand in for MNIST: scikit-learn's digits, 300 to train on."""
     X, y, X_test, y_test = load_digits()
     small = X[:300], y[:300], X_test[:100], y_test[:100]
-    monkeypatch.setattr(pydeq.compare.datasets, "load_mnist", lambda root: small)
+    monkeypatch.setattr(pydeq.compare.task.datasets, "load_mnist", lambda root: small)
 
 
 def tight_mnist(**changes):
-    return pydeq.compare.mnist_task(".", abstol=1e-3, reltol=1e-3, **changes)
+    return pydeq.compare.task.mnist_task(".", abstol=1e-3, reltol=1e-3, **changes)
 
 
 def test_double_starts_and_trains_as_the_preset_does():
-    task = pydeq.compare.double_task(n_epochs=5)
-    outcome = pydeq.compare.run_engine(task, "jax")
+    task = pydeq.compare.task.double_task(n_epochs=5)
+    outcome = pydeq.compare.task.run_engine(task, "jax")
     model = presets.double(engine="jax", max_iter=5).fit(*presets.double_data())
     assert_params_equal(outcome.params, model.params_)
     np.testing.assert_array_equal(outcome.loss, model.loss_curve_)
@@ -42,8 +43,8 @@ def test_double_starts_and_trains_as_the_preset_does():
 
 
 def test_mnist_starts_and_trains_as_the_preset_does(digits):
-    outcome = pydeq.compare.run_engine(tight_mnist(), "jax")
-    X, y, _, _ = pydeq.compare.datasets.load_mnist(".")
+    outcome = pydeq.compare.task.run_engine(tight_mnist(), "jax")
+    X, y, _, _ = pydeq.compare.task.datasets.load_mnist(".")
     model = presets.mnist(engine="jax", abstol=1e-3, reltol=1e-3).fit(X, y)
     assert_params_near(outcome.params, model.params_, 1e-5)
 
@@ -54,7 +55,7 @@ def test_parts_are_whole_batches_that_make_up_the_epochs(digits):
     assert [len(batch) for batch in task.batches(task.parts[2])] == [128, 128, 44]
     epoch = np.concatenate(task.parts[:2])
     assert sorted(epoch) == list(range(300))
-    double = pydeq.compare.double_task(n_epochs=3)
+    double = pydeq.compare.task.double_task(n_epochs=3)
     assert [list(part) for part in double.parts] == [list(range(10))] * 3
 
 
@@ -71,15 +72,15 @@ def outcome(task, program, **changes):
         "n_test_failed": 4,
         "test_seconds": 1.0,
     }
-    return pydeq.compare.Outcome(program, **{**values, **changes})
+    return pydeq.compare.task.Outcome(program, **{**values, **changes})
 
 
 def test_table_has_a_column_for_each_program():
-    task = pydeq.compare.double_task(n_epochs=3)
+    task = pydeq.compare.task.double_task(n_epochs=3)
     first = outcome(task, "jax")
     params = {name: 1.1 * value for name, value in task.params.items()}
     other = outcome(task, "julia", params=params, worst_residual=None, n_test_failed=None)
-    lines = list(pydeq.compare.table(task, [first, other]))
+    lines = list(pydeq.compare.task.table(task, [first, other]))
     rows = {line[:28].strip(): line[28:].split() for line in lines}
     assert rows[""] == ["jax", "julia"]
     assert rows["loss, last epoch"] == ["2", "2"]
@@ -96,11 +97,11 @@ def test_table_has_a_column_for_each_program():
 def test_means_over_an_epoch_are_by_the_sample(digits):
     task = tight_mnist(n_epochs=2)
     found = outcome(task, "jax", loss=np.array([1.0, 2.0, np.nan]), output=np.zeros((100, 10)))
-    assert np.isnan(pydeq.compare._last_epoch(task, found.loss))
+    assert np.isnan(pydeq.compare.task._last_epoch(task, found.loss))
     one = dataclasses.replace(task, parts=task.parts[:2], n_epochs=1)
     expected = (128 * 1.0 + 172 * 2.0) / 300
-    assert pydeq.compare._last_epoch(one, found.loss[:2]) == pytest.approx(expected)
-    assert pydeq.compare._last_epoch(one, np.array([np.nan, 2.0])) == 2.0
+    assert pydeq.compare.task._last_epoch(one, found.loss[:2]) == pytest.approx(expected)
+    assert pydeq.compare.task._last_epoch(one, np.array([np.nan, 2.0])) == 2.0
 
 
 # --- the command ---
@@ -192,7 +193,7 @@ def fake_julia(monkeypatch):
 
 
 def test_the_original_of_double_is_given_all_it_needs(fake_julia):
-    task = pydeq.compare.double_task(n_epochs=4)
+    task = pydeq.compare.task.double_task(n_epochs=4)
 
     def program(given):
         return {
@@ -217,7 +218,7 @@ def test_the_original_of_double_is_given_all_it_needs(fake_julia):
     np.testing.assert_array_equal(found.n_failed, [0, 10, 0, 0])
     np.testing.assert_array_equal(found.seconds, [5, 1, 1, 1])
     assert_params_near(found.params, {n: v + 1 for n, v in task.params.items()}, 1e-12)
-    rows = "\n".join(pydeq.compare.table(task, [found]))
+    rows = "\n".join(pydeq.compare.task.table(task, [found]))
     assert re.search(r"prediction for -5 +-10.0000", rows)
 
 
@@ -248,17 +249,17 @@ def test_the_original_of_mnist_counts_by_the_batch(fake_julia, digits):
 def test_an_original_that_fails_is_quoted(fake_julia):
     fake_julia.program = lambda given: "ERROR: LoadError: no such thing\nStacktrace: ..."
     with pytest.raises(EngineError, match=r"double.jl failed:\nERROR: LoadError: no such thing"):
-        run_original(pydeq.compare.double_task(n_epochs=4))
+        run_original(pydeq.compare.task.double_task(n_epochs=4))
 
 
 @pytest.mark.julia
 @pytest.mark.parametrize("preset", ["double", "mnist"])
 def test_engines_and_original_agree(digits, preset):
     if preset == "double":
-        task = pydeq.compare.double_task(n_epochs=20, abstol=1e-6, reltol=1e-6)
+        task = pydeq.compare.task.double_task(n_epochs=20, abstol=1e-6, reltol=1e-6)
     else:
         task = tight_mnist()
-    outcomes = [pydeq.compare.run_engine(task, name) for name in ("jax", "julia")]
+    outcomes = [pydeq.compare.task.run_engine(task, name) for name in ("jax", "julia")]
     outcomes.append(run_original(task))
     for found in outcomes[1:]:
         np.testing.assert_allclose(found.loss, outcomes[0].loss, rtol=1e-2)

@@ -28,10 +28,9 @@ from helpers import (
 )
 from oracle import OracleEngine
 
-from pydeq import metrics
 from pydeq.engines import get_engine
 from pydeq.engines.base import check_supported
-from pydeq.spec import SOLVERS, ModelSpec, OptimizerSpec, SolverSpec
+from pydeq.model import SOLVERS, ModelSpec, OptimizerSpec, SolverSpec, metrics
 
 ENGINES = [
     pytest.param("jax"),

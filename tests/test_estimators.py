@@ -14,9 +14,9 @@ from helpers import assert_near, assert_params_equal, assert_params_near
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
-import pydeq._estimator
-import pydeq.classifier
-import pydeq.regressor
+import pydeq.estimators.base
+import pydeq.estimators.classifier
+import pydeq.estimators.regressor
 from pydeq import ConvergenceWarning, DEQClassifier, DEQRegressor
 
 SMALL = {
@@ -60,7 +60,7 @@ class StubbornEngine(oracle.OracleEngine):
 @pytest.fixture
 def use_engine(monkeypatch):
     def use(engine):
-        monkeypatch.setattr(pydeq._estimator, "get_engine", lambda name, device: engine)
+        monkeypatch.setattr(pydeq.estimators.base, "get_engine", lambda name, device: engine)
 
     return use
 
@@ -75,7 +75,7 @@ def no_engine(monkeypatch):
     def refuse(name, device):
         raise AssertionError("the engine was asked for before the check")
 
-    monkeypatch.setattr(pydeq._estimator, "get_engine", refuse)
+    monkeypatch.setattr(pydeq.estimators.base, "get_engine", refuse)
 
 
 def interrupted_fit(use_engine, model, X, y, n_epochs, **fit):
@@ -105,7 +105,7 @@ def test_parameters_are_keyword_only_stored_as_they_are_and_documented(cls):
     assert documented == list(values)
 
 
-@pytest.mark.parametrize("module", [pydeq.regressor, pydeq.classifier])
+@pytest.mark.parametrize("module", [pydeq.estimators.regressor, pydeq.estimators.classifier])
 def test_docstring_examples_run(module):
     failed, attempted = doctest.testmod(module)
     assert attempted > 3

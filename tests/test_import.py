@@ -51,9 +51,9 @@ def test_an_unknown_name_is_an_attribute_error():
 @pytest.mark.parametrize(
     "imports",
     [
-        "import pydeq.fixed_point",
-        "from pydeq.fixed_point import fixed_point",
-        "import importlib; importlib.import_module('pydeq.fixed_point')",
+        "import pydeq.fixed_points",
+        "from pydeq.fixed_points import fixed_point",
+        "import importlib; importlib.import_module('pydeq.fixed_points')",
         "import pydeq; pydeq.DEQRegressor",
     ],
 )

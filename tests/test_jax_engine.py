@@ -10,12 +10,11 @@ import pytest
 from helpers import random_params
 
 from pydeq import DEQRegressor
-from pydeq.batching import padded_size
 from pydeq.engines import get_engine
-from pydeq.engines.jax import step
+from pydeq.engines.jax import compiled
 from pydeq.engines.jax.gmres import MAX_CYCLES, RESTART, gmres
 from pydeq.errors import EngineUnavailableError
-from pydeq.spec import ModelSpec, OptimizerSpec, SolverSpec
+from pydeq.model import ModelSpec, OptimizerSpec, SolverSpec, padded_size
 
 MODEL = ModelSpec(n_features=3, n_outputs=2, n_state=5, hidden_layer_sizes=(6,))
 
@@ -75,20 +74,20 @@ def test_an_epoch_compiles_once_whatever_its_last_batch():
     session = get_engine("jax", "cpu").open(MODEL, SolverSpec(), optimizer, random_params(MODEL))
     rng = np.random.default_rng(0)
     session.load_data(rng.normal(size=(26, 3)), rng.normal(size=(26, 2)), np.ones(26))
-    before = step.train._cache_size()
+    before = compiled.train._cache_size()
     for n in (26, 25, 17):
         session.train_epoch(np.arange(n), 8)
-    assert step.train._cache_size() == before + 1
+    assert compiled.train._cache_size() == before + 1
 
 
 def test_predictions_compile_a_few_times_for_any_number_of_samples():
     params = random_params(MODEL)
     session = get_engine("jax", "cpu").open(MODEL, SolverSpec(), OptimizerSpec(), params)
     x = np.random.default_rng(0).normal(size=(1030, 3))
-    before = step.search._cache_size()
+    before = compiled.search._cache_size()
     for n in (1, 3, 8, 1025, 1030):  # each in 8 rows, or a whole chunk and 8
         assert len(session.equilibrium(x[:n]).state) == n
-    assert step.search._cache_size() == before + 2
+    assert compiled.search._cache_size() == before + 2
 
 
 def test_other_numbers_compile_nothing():
@@ -100,9 +99,9 @@ def test_other_numbers_compile_nothing():
         get_engine("jax", "cpu").open(MODEL, solver, OptimizerSpec(), params).equilibrium(x)
 
     search()
-    before = step.search._cache_size()
+    before = compiled.search._cache_size()
     search(reltol=1e-5, abstol=1e-7, ode_reltol=1e-2, ode_abstol=1e-4, max_steps=77)
-    assert step.search._cache_size() == before
+    assert compiled.search._cache_size() == before
 
 
 @pytest.mark.parametrize("n", [1, 8, 9, 64, 65, 200, 1000, 1024, 60000])

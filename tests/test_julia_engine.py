@@ -17,7 +17,7 @@ from pydeq.engines import get_engine
 from pydeq.engines.julia import runtime
 from pydeq.engines.julia.install import self_test
 from pydeq.errors import ConvergenceWarning, EngineError
-from pydeq.spec import ModelSpec, OptimizerSpec, SolverSpec
+from pydeq.model import ModelSpec, OptimizerSpec, SolverSpec
 
 pytestmark = pytest.mark.julia
 
@@ -123,7 +123,7 @@ def test_auto_takes_julia():
 LONG = """
     import numpy as np
     from pydeq.engines import get_engine
-    from pydeq.spec import ModelSpec, OptimizerSpec, SolverSpec
+    from pydeq.model import ModelSpec, OptimizerSpec, SolverSpec
 
     model = ModelSpec(2, 2, None, (3,))
     shapes = {"cell.0.weight": (2, 3), "cell.0.bias": (3,), "cell.1.weight": (3, 2),

@@ -20,10 +20,10 @@ from click.testing import CliRunner
 
 import pydeq
 from pydeq import engines
+from pydeq.cli.julia import julia as julia_command
 from pydeq.engines.julia import environment, install, runtime
 from pydeq.engines.julia.arrays import from_julia, julia_view
 from pydeq.errors import EngineError, EngineUnavailableError
-from pydeq.julia_cli import julia as julia_command
 
 ROOT = Path(__file__).resolve().parents[1]
 real_choice = engines._choice  # before the tests' own fixture replaces it
@@ -296,7 +296,7 @@ def python(code, **env):
 def test_importing_starts_nothing():
     code = """
 import sys
-import pydeq, pydeq.julia_cli, pydeq.compare
+import pydeq, pydeq.cli.julia, pydeq.compare.task
 import pydeq.engines.julia.session, pydeq.engines.julia.install
 pydeq.engines.find_engines()
 print("juliacall" in sys.modules)
@@ -535,7 +535,7 @@ def test_install_says_that_a_folder_is_read_only(machine, monkeypatch):
     project.mkdir(mode=0o555)
     set_env(monkeypatch, PYTHON_JULIAPKG_PROJECT=project)
     with pytest.raises(EngineUnavailableError, match="PYTHON_JULIAPKG_PROJECT"):
-        install.install(cuda=False, update=False, say=print)
+        install.install_julia(cuda=False, update=False, say=print)
 
 
 def test_install_cannot_install_to_a_file(machine, monkeypatch):
@@ -543,13 +543,13 @@ def test_install_cannot_install_to_a_file(machine, monkeypatch):
     project.write_text("")
     set_env(monkeypatch, PYTHON_JULIAPKG_PROJECT=project)
     with pytest.raises(EngineUnavailableError, match="cannot be written to"):
-        install.install(cuda=False, update=False, say=print)
+        install.install_julia(cuda=False, update=False, say=print)
 
 
 def test_install_ends_with_a_test(set_up, monkeypatch):
     monkeypatch.setattr(juliapkg, "resolve", lambda **_: True)
     with pytest.raises(EngineUnavailableError, match="the test failed"):
-        install.install(cuda=False, update=False, say=print)
+        install.install_julia(cuda=False, update=False, say=print)
 
 
 def test_version_is_the_packages():

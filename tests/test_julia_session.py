@@ -8,7 +8,7 @@ from helpers import assert_params_equal, random_batch, random_params
 
 from pydeq.engines.julia import runtime, session
 from pydeq.errors import EngineError, EngineUnavailableError
-from pydeq.spec import ModelSpec, OptimizerSpec, SolverSpec
+from pydeq.model import ModelSpec, OptimizerSpec, SolverSpec
 
 MODEL = ModelSpec(n_features=3, n_outputs=2, n_state=6, hidden_layer_sizes=(7, 5))
 

@@ -21,7 +21,7 @@ from helpers import (
 )
 from oracle import OracleEngine
 
-from pydeq.spec import ModelSpec, OptimizerSpec
+from pydeq.model import ModelSpec, OptimizerSpec
 
 MODEL = ModelSpec(n_features=3, n_outputs=2, n_state=6, hidden_layer_sizes=(7,))
 OPTIMIZER = OptimizerSpec(alpha=0.1)

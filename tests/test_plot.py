@@ -17,8 +17,8 @@ from sklearn.neural_network import MLPClassifier
 
 from pydeq import plot
 from pydeq.errors import ConvergenceWarning
-from pydeq.fixed_point import fixed_point
-from pydeq.history import EpochRecord, History
+from pydeq.fixed_points import fixed_point
+from pydeq.training import EpochRecord, History
 
 
 @pytest.fixture(autouse=True)
@@ -120,7 +120,7 @@ def test_never_shows_a_figure(monkeypatch):
 
 def test_import_leaves_the_backend_alone():
     code = (
-        "import matplotlib; matplotlib.use('svg'); import pydeq.plot; "
+        "import matplotlib; matplotlib.use('svg'); import pydeq.plot.figures; "
         "assert matplotlib.get_backend() == 'svg', matplotlib.get_backend()"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -6,9 +6,9 @@ from click.testing import CliRunner
 from PIL import Image
 
 from pydeq import DEQClassifier, presets
-from pydeq.cli import main
+from pydeq.cli.main import main
+from pydeq.compare.reference import read_reference, set_beside, verdict
 from pydeq.datasets import load_digits
-from pydeq.reference import read_reference, set_beside, verdict
 
 X = np.arange(-3.0, 4.0)
 

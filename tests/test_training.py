@@ -5,9 +5,10 @@ import math
 import numpy as np
 import pytest
 
-from pydeq.engines.base import AbstractSession, EpochReport, Equilibrium
-from pydeq.spec import TrainSpec
-from pydeq.training import Checkpoint, Data, Validation, train
+from pydeq.engines import AbstractSession, EpochReport
+from pydeq.model import Equilibrium, TrainSpec
+from pydeq.training import Data, Validation, train
+from pydeq.training.loop import Checkpoint
 
 N = 6
 DATA = Data(np.arange(2.0 * N).reshape(N, 2), np.ones((N, 1)), np.ones(N))

@@ -1,4 +1,4 @@
-# The loss of a batch and its penalties; the twins of `pydeq.metrics.loss` and the JAX engine.
+# The loss of a batch and its penalties; the twins of `pydeq.model.metrics.loss` and the JAX engine.
 
 const LOSSES = (:squared_error, :sum_of_squares, :log_loss)
 

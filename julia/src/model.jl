@@ -9,7 +9,7 @@ const GRAM_ITERATIONS = 5
     Model(; n_features, n_outputs, n_state, hidden_layer_sizes, activation, stability,
         contraction, horizon)
 
-The mathematics of one model; the fields are those of Python's `pydeq.spec.ModelSpec`.
+The mathematics of one model; the fields are those of Python's `pydeq.model.spec.ModelSpec`.
 
 Its parameters are one flat vector: encoder, cell, decoder, each as [`Network`](@ref) keeps them.
 Without `n_state` the state is the input itself, and encoder and decoder have no layers.
@@ -54,7 +54,7 @@ function check_choice(what, found::Symbol, choices)
     throw(ArgumentError("The Julia engine has $what $known; found $(repr(string(found)))."))
 end
 
-"""Names of the parameters in their order, as in Python's `pydeq.params.parameter_shapes`."""
+"""Names of the parameters in their order, as in Python's `pydeq.model.params.parameter_shapes`."""
 function parameter_names(model::Model)
     layers = ["cell.$(i - 1)" for i in eachindex(model.cell.layers)]
     if !isempty(model.encoder.layers)

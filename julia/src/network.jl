@@ -127,7 +127,7 @@ function (pullback::Pullback)(out::AbstractMatrix, row::AbstractMatrix)
 end
 
 """
-Lux's functions for the names of `pydeq.spec.ACTIVATIONS`: those that its layers take themselves in
+Lux's functions for the names of `pydeq.model.spec.ACTIVATIONS`: those that its layers take themselves in
 the place of `tanh` and `sigmoid`, which cost as much as the matrix products.
 """
 const ACTIVATIONS = Dict{Symbol, Function}(

@@ -14,7 +14,7 @@ const ANDERSON_STRETCH = 50
     Solver(name, abstol, reltol, ode_abstol, ode_reltol, max_steps, adjoint)
 
 How an equilibrium is found and differentiated; the fields are those of Python's
-`pydeq.spec.SolverSpec`.
+`pydeq.model.spec.SolverSpec`.
 """
 struct Solver
     name::Symbol

@@ -2,7 +2,7 @@
 
 const OPTIMIZERS = (:adam, :sgd)
 
-"""What is minimised and how; the fields are those of Python's `pydeq.spec.OptimizerSpec`."""
+"""What is minimised and how; the fields are those of Python's `pydeq.model.spec.OptimizerSpec`."""
 struct Training
     loss::Symbol
     optimizer::Symbol

@@ -5,10 +5,18 @@ import logging
 import threading
 from dataclasses import dataclass
 
-from pydeq.engines.base import AbstractEngine
+from pydeq.engines.base import AbstractEngine, AbstractSession, EpochReport
 from pydeq.errors import EngineUnavailableError
 
-__all__ = ["ENGINES", "EngineReport", "find_engines", "get_engine"]
+__all__ = [
+    "ENGINES",
+    "AbstractEngine",
+    "AbstractSession",
+    "EngineReport",
+    "EpochReport",
+    "find_engines",
+    "get_engine",
+]
 
 ENGINES = ("auto", "jax", "julia")
 
@@ -64,10 +72,10 @@ def find_engines() -> list[EngineReport]:
 
 def _open(name: str, device: str) -> AbstractEngine:
     if name == "julia":
-        from pydeq.engines.julia.session import JuliaEngine
+        from pydeq.engines.julia import JuliaEngine
 
         return JuliaEngine(device)
-    from pydeq.engines.jax.session import JaxEngine
+    from pydeq.engines.jax import JaxEngine
 
     return JaxEngine(device)
 
@@ -83,8 +91,7 @@ def _choice() -> str:
 @functools.cache
 def _main_choice() -> str:
     """Return the engine that ``auto`` stands for in the main thread."""
-    from pydeq.engines.julia import runtime
-    from pydeq.engines.julia.environment import find_julia
+    from pydeq.engines.julia import find_julia, runtime
 
     found = find_julia()
     if not found.ready:
@@ -118,7 +125,7 @@ def _find(name: str, device: str = "auto") -> EngineReport:
 
 
 def _find_julia() -> EngineReport:
-    from pydeq.engines.julia.environment import find_julia
+    from pydeq.engines.julia import find_julia
 
     try:
         found = find_julia()

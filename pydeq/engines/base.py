@@ -6,87 +6,19 @@ from typing import ClassVar
 
 import numpy as np
 
-from pydeq._html import table
-from pydeq.params import Params
-from pydeq.spec import ModelSpec, OptimizerSpec, SolverSpec
+from pydeq.model import Equilibrium, ModelSpec, OptimizerSpec, Params, SolverSpec
 
 __all__ = [
     "AbstractEngine",
     "AbstractSession",
     "EpochReport",
-    "Equilibrium",
     "check_supported",
 ]
 
 
 @dataclass(frozen=True)
-class Equilibrium:
-    """Equilibria of n samples and how well they were found.
-
-    Attributes
-    ----------
-    state : ndarray (n, n_state)
-        z*, in the dtype of the model.
-    output : ndarray (n, n_outputs)
-        D z*: the raw output, before any link function.
-    residual : ndarray (n,)
-        ``||f(z) - z||_inf / max(||f(z)||_inf, eps)``, recomputed at the returned state.
-    n_evals : ndarray of int64 (n,)
-        Evaluations of the cell (and of products with its Jacobian) that the sample took.
-    converged : ndarray of bool (n,)
-        Whether the returned state meets the stopping rule; with a finite horizon, whether the
-        integration reached it. A state that is not finite has not converged.
-    spectral_abscissa : ndarray of float64 (n,) or None
-        Largest real part of the eigenvalues of df/dz - I at the state; negative: stable. None
-        unless asked for: see :func:`pydeq.certificate.spectral_abscissa`. No session fills it.
-    distance_bound : ndarray of float64 (n,) or None
-        Guaranteed bound of ``||z - z*||_2``, inf where there is none. None unless asked for: see
-        :func:`pydeq.certificate.distance_bound`. No session fills it.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from pydeq import presets
-    >>> model = presets.double(max_iter=200).fit(*presets.double_data())
-    >>> found = model.equilibrium([[1.0], [-5.0]])
-    >>> found.state.shape, found.converged.tolist()
-    ((2, 1), [True, True])
-    >>> bool(np.all(found.residual <= 1e-2))
-    True
-    """
-
-    state: np.ndarray
-    output: np.ndarray
-    residual: np.ndarray
-    n_evals: np.ndarray
-    converged: np.ndarray
-    spectral_abscissa: np.ndarray | None = None
-    distance_bound: np.ndarray | None = None
-
-    def _repr_html_(self) -> str:
-        """Return a small table: how many, how well, at what cost."""
-        n = len(self.converged)
-        rows = [("samples", f"{n:,}"), ("states of each", f"{self.state.shape[1]:,}")]
-        if n:
-            n_converged = int(self.converged.sum())
-            rows += [
-                ("converged", f"{n_converged:,} ({n_converged / n:.1%})"),
-                ("worst residual", f"{self.residual.max():.1e}"),
-                ("median residual", f"{np.median(self.residual):.1e}"),
-                ("evaluations per sample, mean", f"{self.n_evals.mean():.1f}"),
-                ("evaluations per sample, most", f"{self.n_evals.max():,}"),
-            ]
-        if n and self.spectral_abscissa is not None and self.distance_bound is not None:
-            rows += [
-                ("stable", f"{int((self.spectral_abscissa < 0).sum()):,}"),
-                ("largest distance bound", f"{self.distance_bound.max():.1e}"),
-            ]
-        return table("Equilibrium", rows)
-
-
-@dataclass(frozen=True)
 class EpochReport:
-    """What one epoch did; the fields are those of :class:`pydeq.history.EpochRecord`."""
+    """What one epoch did; the fields are those of :class:`pydeq.training.history.EpochRecord`."""
 
     loss: float
     grad_norm: float
@@ -191,10 +123,10 @@ class AbstractEngine(abc.ABC):
     name: ClassVar[str]
 
     solvers: ClassVar[tuple[str, ...]]
-    """Those of :data:`pydeq.spec.SOLVERS` that it has."""
+    """Those of :data:`pydeq.model.spec.SOLVERS` that it has."""
 
     stabilities: ClassVar[tuple[str, ...]]
-    """Those of :data:`pydeq.spec.STABILITIES` that it has."""
+    """Those of :data:`pydeq.model.spec.STABILITIES` that it has."""
 
     unrolls: ClassVar[tuple[str, ...]]
     """The solvers of which it has ``adjoint="unrolled"``."""

@@ -27,16 +27,14 @@ import numpy as np
 import optax
 
 from pydeq import DEQClassifier
-from pydeq.batching import epoch_order
 from pydeq.datasets import load_mnist
-from pydeq.engines.jax import step
+from pydeq.engines.jax import JaxEngine, step
 from pydeq.engines.jax.adjoint import find_equilibrium
 from pydeq.engines.jax.cell import cell, cell_layers, decode, encode, loss_value
 from pydeq.engines.jax.gmres import gmres
-from pydeq.engines.jax.session import CHUNK, JaxEngine
-from pydeq.params import init_params
-from pydeq.spec import ModelSpec
-from pydeq.validation import fit_specs
+from pydeq.engines.jax.session import CHUNK
+from pydeq.estimators.parameters import fit_specs
+from pydeq.model import ModelSpec, epoch_order, init_params
 
 HERE = Path(__file__).resolve().parent
 REPEATS = 20

@@ -47,8 +47,8 @@ from contestants.stability import outcomes  # noqa: E402
 from contestants.table import ROWS  # noqa: E402
 from contestants.task import write_array, write_task  # noqa: E402
 
-from pydeq.batching import epoch_order  # noqa: E402
 from pydeq.datasets import load_mnist  # noqa: E402
+from pydeq.model.batching import epoch_order  # noqa: E402
 
 PACKAGES = ("pydeq", "numpy", "jax", "torch", "torchdeq", "optimistix", "lineax", "optax")
 

@@ -13,9 +13,8 @@ import jax.numpy as jnp
 
 from pydeq.engines.jax.cell import Layers, cell
 from pydeq.engines.jax.gmres import gmres
-from pydeq.engines.jax.iteration import Controls, Field
-from pydeq.engines.jax.solvers import Solution, solve
-from pydeq.spec import ModelSpec
+from pydeq.engines.jax.solvers import Controls, Field, Solution, solve
+from pydeq.model import ModelSpec
 
 __all__ = ["Start", "find_equilibrium", "jacobian_estimate", "steady_state"]
 

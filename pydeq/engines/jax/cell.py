@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 
-from pydeq.spec import ModelSpec
+from pydeq.model import ModelSpec
 
 __all__ = [
     "Layers",
@@ -115,7 +115,7 @@ _log_spectral_norm_bound.defvjp(_gram_forward, _gram_backward)
 
 
 def cell(model: ModelSpec, layers: Layers, u: jax.Array, h: jax.Array) -> jax.Array:
-    """Return f(u, h) ``(n, n_state)``: see :class:`pydeq.spec.ModelSpec`."""
+    """Return f(u, h) ``(n, n_state)``: see :class:`pydeq.model.spec.ModelSpec`."""
     act = activation(model)
     *hidden, (weight, bias) = layers
     if model.stability == "monotone":
@@ -127,7 +127,7 @@ def cell(model: ModelSpec, layers: Layers, u: jax.Array, h: jax.Array) -> jax.Ar
 
 
 def loss_value(name: str, output: jax.Array, target: jax.Array, weight: jax.Array) -> jax.Array:
-    """Return the loss of a batch; the twin of :func:`pydeq.metrics.loss`, 0 where no weight is."""
+    """Return the loss of a batch; 0 where no weight is. Its twin: :func:`pydeq.model.loss`."""
     if name == "log_loss":
         per_sample = -(target * jax.nn.log_softmax(output)).sum(axis=1)
     elif name == "squared_error":

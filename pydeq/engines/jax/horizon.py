@@ -6,8 +6,7 @@ import diffrax
 import jax
 import jax.numpy as jnp
 
-from pydeq.engines.jax.iteration import Controls, Field
-from pydeq.engines.jax.solvers import Solution
+from pydeq.engines.jax.solvers import Controls, Field, Solution
 
 __all__ = ["integrate"]
 

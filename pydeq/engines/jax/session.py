@@ -8,21 +8,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pydeq.batching import iter_batches, padded_size, probes
-from pydeq.engines.base import (
-    AbstractEngine,
-    AbstractSession,
-    EpochReport,
-    Equilibrium,
-    check_supported,
-)
-from pydeq.engines.jax import step
+from pydeq.engines.base import AbstractEngine, AbstractSession, EpochReport, check_supported
+from pydeq.engines.jax import compiled
 from pydeq.engines.jax.adjoint import Start
 from pydeq.engines.jax.cell import Layers
-from pydeq.engines.jax.iteration import Controls
+from pydeq.engines.jax.solvers import Controls
 from pydeq.errors import EngineUnavailableError
-from pydeq.params import Params, check_params
-from pydeq.spec import SOLVERS, STABILITIES, ModelSpec, OptimizerSpec, SolverSpec
+from pydeq.model import (
+    SOLVERS,
+    STABILITIES,
+    Equilibrium,
+    ModelSpec,
+    OptimizerSpec,
+    Params,
+    SolverSpec,
+    check_params,
+    iter_batches,
+    padded_size,
+    probes,
+)
 
 __all__ = ["JaxEngine", "JaxSession"]
 
@@ -86,11 +90,11 @@ class JaxSession(AbstractSession):
         self._dtype = next(iter(params.values())).dtype
         self._model = model
         self._optimizer = optimizer
-        self._program = step.Program.of(model, solver, optimizer)
+        self._program = compiled.Program.of(model, solver, optimizer)
         self._controls = Controls(
             solver.abstol, solver.reltol, solver.ode_abstol, solver.ode_reltol, solver.max_steps
         )
-        self._rates = step.Rates(
+        self._rates = compiled.Rates(
             optimizer.learning_rate, optimizer.alpha, optimizer.jacobian_penalty
         )
         self._epoch = 0
@@ -111,7 +115,7 @@ class JaxSession(AbstractSession):
         return jnp.asarray(np.ascontiguousarray(value, self._dtype))
 
     def _load_optimizer(self, saved: Params | None) -> Any:
-        state: Any = step.optimizer(self._optimizer.name, 0.0).init(self._params)
+        state: Any = compiled.optimizer(self._optimizer.name, 0.0).init(self._params)
         if not saved or self._optimizer.name != "adam":
             return state
         adam, *rest = state
@@ -142,12 +146,12 @@ class JaxSession(AbstractSession):
         # The session's own state is replaced only at the end: an exception leaves it as it was.
         params, opt_state = self._params, self._opt_state
         with self._context():
-            tally = step.empty_tally(self._dtype)
+            tally = compiled.empty_tally(self._dtype)
             in_flight: deque[Any] = deque()
             found = []
             for indices, row in zip(batches, rows, strict=True):
                 batch = self._batch(indices, n_rows, row)
-                params, opt_state, tally, states = step.train(
+                params, opt_state, tally, states = compiled.train(
                     self._program, params, opt_state, tally, batch, self._controls, self._rates
                 )
                 if self._reuse:
@@ -161,22 +165,22 @@ class JaxSession(AbstractSession):
         self._epoch += 1
         return report
 
-    def _batch(self, indices: np.ndarray, n_rows: int, probe: np.ndarray) -> step.Batch:
+    def _batch(self, indices: np.ndarray, n_rows: int, probe: np.ndarray) -> compiled.Batch:
         """Gather the samples at `indices`, padded to `n_rows` by samples of weight 0."""
         x, target, weight = self._data
         padded = np.zeros(n_rows, indices.dtype)
         padded[: len(indices)] = indices
         weights = np.zeros(n_rows, self._dtype)
         weights[: len(indices)] = weight[indices]
-        x, target = step.rows(padded, x, target)
-        start = Start(*step.rows(padded, *self._last)) if self._reuse else None
-        return step.Batch(x, target, self._array(weights), self._array(probe), start)
+        x, target = compiled.rows(padded, x, target)
+        start = Start(*compiled.rows(padded, *self._last)) if self._reuse else None
+        return compiled.Batch(x, target, self._array(weights), self._array(probe), start)
 
     def equilibrium(self, x: np.ndarray) -> Equilibrium:
         """See :meth:`AbstractSession.equilibrium`."""
         parts, in_flight = [], deque()
         with self._context():
-            layers = step.acting_layers(self._model, self._params)
+            layers = compiled.acting_layers(self._model, self._params)
             for start in range(0, len(x), CHUNK):
                 in_flight.append(self._search(layers, x[start : start + CHUNK]))
                 if len(in_flight) > CHUNKS_IN_FLIGHT:
@@ -190,7 +194,7 @@ class JaxSession(AbstractSession):
     def _search(self, layers: Layers, x: np.ndarray) -> Any:
         """Dispatch the search for the samples `x` and padding after them."""
         chunk = self._array(_padded(x))
-        return step.search(
+        return compiled.search(
             self._model,
             self._program.solver,
             self._program.unroll if self._model.horizon is not None else None,
@@ -207,13 +211,13 @@ class JaxSession(AbstractSession):
         """See :meth:`AbstractSession.loss_and_grad`."""
         probe = probes(self._optimizer.seed, 0, 1, self._model.state_width, self._dtype)[0]
         with self._context():
-            batch = step.Batch(
+            batch = compiled.Batch(
                 self._array(_padded(x)),
                 self._array(_padded(target)),
                 self._array(_padded(weight)),
                 self._array(probe),
             )
-            loss, grads = step.batch_gradient(
+            loss, grads = compiled.batch_gradient(
                 self._program, self._params, batch, self._controls, self._rates
             )
             return float(loss), {name: np.array(grad) for name, grad in grads.items()}
@@ -221,7 +225,7 @@ class JaxSession(AbstractSession):
     def trajectory(self, x: np.ndarray, depth: int) -> np.ndarray:
         """See :meth:`AbstractSession.trajectory`."""
         with self._context():
-            u = step.iterates(self._model, self._params, self._array(_padded(x)), depth)
+            u = compiled.iterates(self._model, self._params, self._array(_padded(x)), depth)
             return np.array(u[:, : len(x)])
 
     def params(self) -> Params:
@@ -264,7 +268,7 @@ def _remember(last: Start | None, found: list[tuple[np.ndarray, Start]]) -> Star
     return Start(last.u.at[index].set(u, mode="drop"), last.known.at[index].set(True, mode="drop"))
 
 
-def _report(tally: step.Tally, loss: str) -> EpochReport:
+def _report(tally: compiled.Tally, loss: str) -> EpochReport:
     weight = float(tally.weight)
     divisor = 1.0 if loss == "sum_of_squares" and weight > 0 else weight
     return EpochReport(

@@ -1,1 +1,15 @@
-"""The Julia engine. Nothing here starts Julia on import; `runtime` does when it is first asked."""
+"""The Julia engine: the bundled Julia project, driven through juliacall."""
+
+from pydeq.engines.julia import runtime
+from pydeq.engines.julia.environment import bundled_project, find_julia
+from pydeq.engines.julia.install import install_julia, julia_status
+from pydeq.engines.julia.session import JuliaEngine
+
+__all__ = [
+    "JuliaEngine",
+    "bundled_project",
+    "find_julia",
+    "install_julia",
+    "julia_status",
+    "runtime",
+]

@@ -20,7 +20,7 @@ from pydeq.engines.julia.environment import (
 )
 from pydeq.errors import EngineUnavailableError
 
-__all__ = ["install", "self_test", "status"]
+__all__ = ["install_julia", "julia_status", "self_test"]
 
 NETWORK = """\
 Behind a proxy, set HTTPS_PROXY (and HTTP_PROXY) to it; where it signs its traffic itself, point
@@ -39,7 +39,7 @@ _SHOWN = ("PyDEQ", "PythonCall", "Lux", "DiffEqFlux", "OrdinaryDiffEq", "SteadyS
 _SHOWN_TOO = ("SciMLSensitivity", "SciMLBase", "NonlinearSolve", "Zygote", "Optimisers", "CUDA")
 
 
-def status() -> list[tuple[str, str]]:
+def julia_status() -> list[tuple[str, str]]:
     """Return what is found of Julia as lines of a name and a text; starts and writes nothing."""
     found = find_julia()
     lines = [
@@ -58,7 +58,7 @@ def status() -> list[tuple[str, str]]:
     return lines
 
 
-def install(cuda: bool, update: bool, say: Callable[[str], None]) -> JuliaEnvironment:
+def install_julia(cuda: bool, update: bool, say: Callable[[str], None]) -> JuliaEnvironment:
     """Set Julia up, which takes many minutes the first time, and test that it works.
 
     Parameters
@@ -143,7 +143,7 @@ def self_test() -> None:
     import numpy as np
 
     from pydeq.engines.julia.session import JuliaEngine
-    from pydeq.spec import ModelSpec, OptimizerSpec, SolverSpec
+    from pydeq.model import ModelSpec, OptimizerSpec, SolverSpec
 
     model = ModelSpec(1, 1, None, ())
     params: dict[str, Any] = {

@@ -10,19 +10,20 @@ from typing import Any, NamedTuple, final
 
 import numpy as np
 
-from pydeq.batching import iter_batches, probes
-from pydeq.engines.base import (
-    AbstractEngine,
-    AbstractSession,
-    EpochReport,
-    Equilibrium,
-    check_supported,
-)
+from pydeq.engines.base import AbstractEngine, AbstractSession, EpochReport, check_supported
 from pydeq.engines.julia import runtime
 from pydeq.engines.julia.arrays import from_julia, julia_view
 from pydeq.errors import EngineError, EngineUnavailableError
-from pydeq.params import Params, check_params
-from pydeq.spec import ModelSpec, OptimizerSpec, SolverSpec
+from pydeq.model import (
+    Equilibrium,
+    ModelSpec,
+    OptimizerSpec,
+    Params,
+    SolverSpec,
+    check_params,
+    iter_batches,
+    probes,
+)
 
 __all__ = ["JuliaEngine", "JuliaSession"]
 

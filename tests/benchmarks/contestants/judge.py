@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from contestants.task import read_array
-from pydeq.metrics import residual
+from pydeq.model import residual
 
 __all__ = ["Verdict", "judge"]
 

@@ -19,8 +19,7 @@ import optimistix as optx
 
 from contestants.task import Task
 from contestants.worker import AbstractContestant, Predicted, Trained
-from pydeq.batching import iter_batches
-from pydeq.params import Params
+from pydeq.model import Params, iter_batches
 
 CHUNK = 1000
 MAX_STEPS = 256

@@ -18,9 +18,9 @@ from contestants.worker import AbstractContestant, Predicted, SkippedError, Trai
 from pydeq import DEQClassifier
 from pydeq.engines import get_engine
 from pydeq.errors import EngineUnavailableError
-from pydeq.params import Params, init_params, parameter_shapes
-from pydeq.training import Average, Checkpoint
-from pydeq.validation import fit_specs
+from pydeq.estimators.parameters import fit_specs
+from pydeq.model import Params, init_params, parameter_shapes
+from pydeq.training.loop import Average, Checkpoint
 
 COUNTED = 8
 """Batches whose products with the transposed Jacobian are counted after a part of an epoch."""
@@ -56,7 +56,7 @@ class Contestant(AbstractContestant):
         self._count = _products_counter() if engine.name == "jax" else None
 
     def train(self, order: np.ndarray) -> Trained:
-        """See :class:`AbstractContestant`; as :func:`pydeq.training.train` does an epoch."""
+        """See :class:`AbstractContestant`; as :func:`pydeq.training.loop.train` does an epoch."""
         report = self._session.train_epoch(order, self._batch_size)
         checkpoint = Checkpoint.of(self._session)
         self._n_seen += len(order)

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pydeq.params import Params, init_params, parameter_shapes
-from pydeq.spec import ModelSpec
+from pydeq.model import ModelSpec, Params, init_params, parameter_shapes
 
 __all__ = ["MODEL", "WEIGHTS", "Task", "read_array", "write_array", "write_task"]
 

@@ -9,8 +9,7 @@ from torch import nn
 
 from contestants.task import Task
 from contestants.worker import Trained
-from pydeq.batching import iter_batches
-from pydeq.params import Params
+from pydeq.model import Params, iter_batches
 
 __all__ = ["Data", "Layers", "Tally"]
 

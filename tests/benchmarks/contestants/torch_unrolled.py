@@ -12,7 +12,7 @@ from torch import nn
 from contestants.task import Task
 from contestants.torch_common import Data, Layers, Tally
 from contestants.worker import AbstractContestant, Predicted, Trained
-from pydeq.params import Params
+from pydeq.model import Params
 
 CHUNK = 1000
 

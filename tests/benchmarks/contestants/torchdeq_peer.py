@@ -26,7 +26,7 @@ from torchdeq.solver import get_solver, register_solver
 from contestants.task import Task
 from contestants.torch_common import Data, Layers, Tally
 from contestants.worker import AbstractContestant, Predicted, Trained
-from pydeq.params import Params
+from pydeq.model import Params
 
 CHUNK = 1000
 

@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 
 from contestants.task import Task, read_array, write_array
-from pydeq.params import Params
+from pydeq.model import Params
 
 __all__ = ["AbstractContestant", "Predicted", "SkippedError", "Trained"]
 
@@ -63,7 +63,7 @@ class AbstractContestant(abc.ABC):
     """One program; modules of contestants define a final `Contestant(task, settings)`."""
 
     form: str
-    """The cell: ``mlp`` or ``monotone`` (see :class:`pydeq.spec.ModelSpec`) and the activation."""
+    """The cell: ``mlp`` or ``monotone`` (see :class:`pydeq.model.ModelSpec`) and the activation."""
 
     @abc.abstractmethod
     def train(self, order: np.ndarray) -> Trained:

@@ -1,0 +1,143 @@
+"""The blog posts' programs in plain Julia, as one more column beside the engines.
+
+They are ``julia/original/*.jl``, use nothing of pydeq, and run in a process of their own. Weights,
+data and the order of the batches go to them, and their results come back, in files of named arrays;
+``julia/original/arrays.jl`` describes the form.
+"""
+
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from pydeq.compare.task import Outcome, Task
+from pydeq.engines.julia import bundled_project, find_julia
+from pydeq.errors import EngineError, EngineUnavailableError
+
+__all__ = ["read_arrays", "run_original", "write_arrays"]
+
+_TITLE = "pydeq arrays 1"
+_DTYPES = {"f4": np.dtype("<f4"), "f8": np.dtype("<f8"), "i8": np.dtype("<i8")}
+
+
+def run_original(task: Task) -> Outcome:
+    """Train and test with the plain Julia program of the task's preset.
+
+    It counts by the batch: a batch whose search failed counts as failed with all its samples, and
+    takes its step all the same.
+
+    Raises
+    ------
+    EngineUnavailableError
+        If there is no Julia.
+    EngineError
+        If the program fails; the message ends with what it printed.
+    """
+    julia = find_julia()
+    if not julia.ready:
+        raise EngineUnavailableError(f"{julia.problem}. What to do: {julia.advice}")
+    with tempfile.TemporaryDirectory() as folder:
+        given, result = Path(folder) / "given", Path(folder) / "result"
+        write_arrays(given, _given(task))
+        # The program's packages are those of the bundled project, in the active one's versions.
+        load_path = os.pathsep.join(["@", str(bundled_project()), "@stdlib"])
+        script = bundled_project() / "original" / f"{task.preset}.jl"
+        command = [julia.executable, f"--project={julia.project}", "--startup-file=no"]
+        process = subprocess.run(
+            [*map(str, command), str(script), str(given), str(result)],
+            env={**os.environ, "JULIA_LOAD_PATH": load_path},
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+        )
+        if process.returncode:
+            tail = "\n".join(process.stderr.strip().splitlines()[:20])
+            raise EngineError(f"{script.name} failed:\n{tail}")
+        return _outcome(task, read_arrays(result))
+
+
+def _given(task: Task) -> dict[str, np.ndarray]:
+    """Return what the program reads."""
+    solver, data = task.solver, task.data
+    given = {
+        **task.params,
+        "x": data.x,
+        "target": data.target,
+        "x_test": np.asarray(task.x_test, data.x.dtype),
+        "learning_rate": np.float64(task.optimizer.learning_rate),
+        "abstol": np.float64(solver.abstol),
+        "reltol": np.float64(solver.reltol),
+        "ode_abstol": np.float64(solver.ode_abstol),
+        "ode_reltol": np.float64(solver.ode_reltol),
+        "max_steps": np.int64(solver.max_steps),
+    }
+    if task.preset == "double":
+        given["n_steps"] = np.int64(len(task.parts))
+    else:
+        given["batch_size"] = np.int64(task.batch_size)
+        given["train_encoder"] = np.int64(task.optimizer.train_encoder)
+        given["order"] = np.concatenate(task.parts)
+    return {name: np.asarray(value) for name, value in given.items()}
+
+
+def _outcome(task: Task, found: dict[str, np.ndarray]) -> Outcome:
+    """Return the program's results, which are by the batch, by the parts of the task."""
+    sizes = [[len(batch) for batch in task.batches(part)] for part in task.parts]
+    of_batch = np.repeat(np.arange(len(sizes)), [len(part) for part in sizes])
+    weights = np.concatenate(sizes).astype(float)
+
+    def total(values: np.ndarray) -> np.ndarray:
+        return np.bincount(of_batch, values * weights, len(sizes))
+
+    samples = total(np.ones(len(weights)))
+    n_test_failed = None
+    if "failed_test" in found:
+        starts = range(0, len(task.x_test), task.batch_size)
+        test_sizes = [min(task.batch_size, len(task.x_test) - start) for start in starts]
+        n_test_failed = int(found["failed_test"] @ test_sizes)
+    first, rest, test = found["seconds"]
+    seconds = np.full(len(sizes), rest / max(len(sizes) - 1, 1))
+    seconds[0] = first
+    return Outcome(
+        program="original",
+        loss=total(found["loss"]) / samples,
+        n_evals=total(found["n_evals"]) / samples,
+        worst_residual=None,
+        n_failed=total(found["failed"]).astype(int),
+        seconds=seconds,
+        params={name: found[name] for name in task.params},
+        output=found["output"],
+        n_test_failed=n_test_failed,
+        test_seconds=float(test),
+    )
+
+
+def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write named arrays, of float32, float64 or int64."""
+    lines, parts = [_TITLE], []
+    for name, array in arrays.items():
+        code = f"{array.dtype.kind}{array.dtype.itemsize}"
+        lines.append(" ".join([name, code, *map(str, array.shape)]))
+        parts.append(np.ascontiguousarray(array, _DTYPES[code]).tobytes())
+    header = "\n".join([*lines, "end", ""]).encode()
+    path.write_bytes(b"".join([header, *parts]))
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Read what `write_arrays`, or its twin in Julia, wrote."""
+    header, end, rest = path.read_bytes().partition(b"\nend\n")
+    title, *lines = header.decode().split("\n")
+    if title != _TITLE or not end:
+        raise ValueError(f"{path} is not a file of pydeq's arrays")
+    arrays = {}
+    for line in lines:
+        name, code, *shape = line.split(" ")
+        count = int(np.prod([int(n) for n in shape]))
+        dtype = _DTYPES[code]
+        values = np.frombuffer(rest[: count * dtype.itemsize], dtype)
+        arrays[name] = values.reshape([int(n) for n in shape]).copy()
+        rest = rest[count * dtype.itemsize :]
+    return arrays

@@ -1,0 +1,11 @@
+"""The scikit-learn estimators: what is checked, learned, predicted, saved."""
+
+from pydeq.estimators.classifier import DEQClassifier
+from pydeq.estimators.model_file import load
+from pydeq.estimators.regressor import DEQRegressor
+
+__all__ = [
+    "DEQClassifier",
+    "DEQRegressor",
+    "load",
+]

@@ -1,0 +1,311 @@
+"""What the regressor and the classifier share: from parameters and data to a session and back."""
+
+import abc
+import contextlib
+import dataclasses
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar, Literal, NamedTuple, Self
+
+import numpy as np
+from sklearn.base import BaseEstimator
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from pydeq.engines import AbstractSession, get_engine
+from pydeq.estimators import advice, model_file, parameters
+from pydeq.model import (
+    Equilibrium,
+    ModelSpec,
+    OptimizerSpec,
+    Params,
+    SolverSpec,
+    TrainSpec,
+    init_params,
+)
+from pydeq.training import Data, History, TrainResult, Validation, split, train
+
+__all__ = ["AbstractDEQEstimator"]
+
+
+class _Start(NamedTuple):
+    """Where a fit sets out from."""
+
+    params: Params
+    optimizer_state: Params | None
+    rng: np.random.Generator
+    seed: int
+
+
+class AbstractDEQEstimator(BaseEstimator, abc.ABC):
+    """Fit, predict and keep a deep equilibrium model; final classes say what a target is.
+
+    All randomness of a fit comes from one ``numpy.random.Generator``, which is seeded with an
+    integer drawn from ``check_random_state(random_state)``: first the weights, then the seed of
+    the Jacobian penalty's probes, then the validation split, then the order of each epoch.
+    """
+
+    n_state: int | None
+    hidden_layer_sizes: int | Sequence[int]
+    activation: str
+    stability: str
+    contraction: float
+    monotonicity: float
+    jacobian_penalty: float
+    train_encoder: bool
+    horizon: float | None
+    solver: str
+    abstol: float
+    reltol: float
+    ode_abstol: float
+    ode_reltol: float
+    max_steps: int
+    adjoint: str
+    reuse_equilibria: bool
+    loss: str
+    optimizer: str
+    learning_rate_init: float
+    alpha: float
+    batch_size: int | Literal["auto"]
+    max_iter: int
+    shuffle: bool
+    tol: float
+    n_iter_no_change: float
+    average: bool
+    early_stopping: bool
+    validation_fraction: float
+    warm_start: bool
+    random_state: int | np.random.RandomState | None
+    verbose: bool
+    engine: str
+    device: str
+
+    n_features_in_: int
+    feature_names_in_: np.ndarray
+    model_spec_: ModelSpec
+    params_: Params
+    optimizer_state_: Params
+    history_: History
+    engine_: str
+    _rng: np.random.Generator
+    _seed: int
+
+    _losses: ClassVar[tuple[str, ...]]
+    """Values of `loss` that the class offers."""
+
+    _y_checks: ClassVar[dict[str, bool]]
+    """Arguments for scikit-learn's ``validate_data`` that depend on what a target is."""
+
+    @abc.abstractmethod
+    def _encode_target(self, y: np.ndarray, dtype: Any, learn: bool) -> np.ndarray:
+        """Return the target ``(n, n_outputs)``; with `learn`, take from y what decoding needs."""
+
+    @abc.abstractmethod
+    def _adapt_start(self, params: Params, data: Data) -> None:
+        """Move fresh weights, in place, to where these data are."""
+
+    @abc.abstractmethod
+    def _stratum(self, target: np.ndarray) -> np.ndarray | None:
+        """Return what a validation split has to keep in proportion, ``(n,)``."""
+
+    @abc.abstractmethod
+    def _validation_score(self, output: np.ndarray, data: Data) -> float:
+        """Return the score of raw output ``(n, n_outputs)``; more is better."""
+
+    @property
+    def n_iter_(self) -> int:
+        """Number of epochs in `history_`."""
+        return len(self.history_)
+
+    @property
+    def loss_curve_(self) -> list[float]:
+        """Training loss of each epoch in `history_`."""
+        return self.history_.loss
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "params_")
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Fit the model to samples and their targets.
+
+        Ctrl-C ends the fit after the last epoch that was completed and leaves the estimator fitted
+        with that epoch's weights; ``history_.stop_reason`` and a warning say so.
+
+        Parameters
+        ----------
+        X : array-like (n_samples, n_features)
+            float32 is worked with in float32, everything else in float64.
+        y : array-like (n_samples,) or, for regression, (n_samples, n_outputs)
+            Class labels or real numbers.
+        sample_weight : array-like (n_samples,), optional
+            Weight 0 is the same as leaving the sample out, weight 2 the same as having it twice.
+
+        Returns
+        -------
+        self
+        """
+        return self._fit(X, y, sample_weight, incremental=False)
+
+    def equilibrium(self, X: Any, certify: bool = False) -> Equilibrium:
+        """Return the equilibrium of each sample: state, output, residual, evaluations, converged.
+
+        Parameters
+        ----------
+        X : array-like (n_samples, n_features)
+        certify : bool, default=False
+            Add to each sample, in numpy float64 and whatever the engine: ``spectral_abscissa``, an
+            estimate of the largest real part of the eigenvalues of df/dz - I at its state
+            (negative: the neural ODE returns to this equilibrium; it is one only where
+            ``converged``); and ``distance_bound``, a guaranteed bound of the Euclidean distance
+            from its state to the exact equilibrium, inf where nothing is guaranteed. See
+            :mod:`pydeq.model.certificate`. A millisecond or a few for each sample.
+
+        Returns
+        -------
+        Equilibrium
+            Its ``output`` is raw: the predicted values, or logits of the classes.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If samples did not converge; their ``converged`` is False.
+        """
+        certify = parameters.check_flag({"certify": certify}, "certify")
+        return self._solve(X, certify)
+
+    def trajectory(self, X: Any, depth: int) -> np.ndarray:
+        """Return the fixed-point iterates u(k + 1) = f(u(k), h) of each sample.
+
+        Parameters
+        ----------
+        X : array-like (n_samples, n_features)
+        depth : int
+            Number of iterations after the start u(0) = f(0, h).
+
+        Returns
+        -------
+        ndarray (depth + 1, n_samples, n_state)
+            The iterates as they are, whether or not they approach an equilibrium.
+        """
+        X = self._check_samples(X)
+        depth = parameters.check_depth(depth)
+        with self._open(SolverSpec()) as session:
+            return session.trajectory(X, depth)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the fitted estimator to one safetensors file; :func:`pydeq.load` reads it.
+
+        Parameters
+        ----------
+        path : str or path-like
+            A file that is already there is replaced in one step, once the new one is complete.
+        """
+        check_is_fitted(self)
+        model_file.save(self, path)
+
+    def _solve(self, X: Any, with_certificates: bool = False) -> Equilibrium:
+        X = self._check_samples(X)
+        # Tolerances may be changed after the fit; the model is the one that was fitted.
+        solver = parameters.solver_spec(self.get_params(deep=False), self.model_spec_)
+        with self._open(solver) as session:
+            found = session.equilibrium(X)
+        if with_certificates:
+            found = certify(self.model_spec_, self.params_, X, found)
+        advice.warn_about_solve(found, self.model_spec_, solver)
+        return found
+
+    def _check_samples(self, X: Any) -> np.ndarray:
+        check_is_fitted(self)
+        samples: Any = validate_data(self, X, reset=False, dtype=self._dtype, order="C")
+        return samples
+
+    @property
+    def _dtype(self) -> np.dtype:
+        return self.params_["cell.0.weight"].dtype
+
+    @contextlib.contextmanager
+    def _open(self, solver: SolverSpec) -> Iterator[AbstractSession]:
+        """Open a session on the fitted weights, which only solves."""
+        engine = get_engine(*parameters.check_engine(self.get_params(deep=False)))
+        session = engine.open(self.model_spec_, solver, OptimizerSpec(), self.params_)
+        with contextlib.closing(session):
+            yield session
+
+    def _fit(self, X: Any, y: Any, sample_weight: Any, incremental: bool) -> Self:
+        params = self.get_params(deep=False)
+        warm = parameters.check_flag(params, "warm_start")
+        resume = (warm or incremental) and self.__sklearn_is_fitted__()
+        data = self._check_data(X, y, sample_weight, resume, learn=not (resume or incremental))
+        specs = parameters.fit_specs(
+            params, self._losses, len(data), data.x.shape[1], data.target.shape[1]
+        )
+        model, solver, training = specs.model, specs.solver, specs.training
+        if resume:
+            action = "partial_fit" if incremental else "warm_start=True"
+            parameters.check_same_model(self.model_spec_, model, action)
+        if incremental:
+            training = _one_epoch(training)
+        start = self._start(model, data, resume, incremental)
+        held_out = None
+        if training.early_stopping:
+            stratum = self._stratum(data.target)
+            data, held = split(data, training.validation_fraction, stratum, start.rng)
+            held_out = Validation(held, self._validation_score)
+        optimizer = dataclasses.replace(specs.optimizer, seed=start.seed)
+        engine = get_engine(*parameters.check_engine(params))
+        session = engine.open(model, solver, optimizer, start.params, start.optimizer_state)
+        with contextlib.closing(session):
+            result = train(session, data, start.rng, training, held_out, specs.verbose)
+        self._keep(model, engine.name, start, result, append=resume and incremental)
+        action = "partial_fit" if incremental else "fit"
+        advice.warn_about_fit(result, action, training.max_iter, len(data), model, solver)
+        return self
+
+    def _check_data(self, X: Any, y: Any, sample_weight: Any, resume: bool, learn: bool) -> Data:
+        """Return the samples that have weight."""
+        dtype = self._dtype if resume else [np.float64, np.float32]
+        X, y = validate_data(self, X, y, reset=not resume, dtype=dtype, order="C", **self._y_checks)
+        weight = parameters.check_sample_weight(sample_weight, len(X), X.dtype)
+        counts = weight > 0
+        if not counts.all():
+            X, y, weight = X[counts], y[counts], weight[counts]
+        return Data(X, self._encode_target(y, X.dtype, learn), weight)
+
+    def _start(self, model: ModelSpec, data: Data, resume: bool, incremental: bool) -> _Start:
+        if resume and incremental:
+            # Each call is the next epoch of one long fit; its probes must differ from the last.
+            seed = self._seed + len(self.history_)
+            return _Start(self.params_, self.optimizer_state_ or None, self._rng, seed)
+        random_state = check_random_state(self.random_state)
+        rng = np.random.default_rng(random_state.randint(np.iinfo(np.int32).max))
+        if resume:
+            params = self.params_
+        else:
+            params = init_params(model, rng, data.x.dtype)
+            self._adapt_start(params, data)
+        return _Start(params, None, rng, int(rng.integers(2**31)))
+
+    def _keep(
+        self, model: ModelSpec, engine: str, start: _Start, result: TrainResult, append: bool
+    ) -> None:
+        history = result.history
+        if append:
+            records = [*self.history_.records, *history.records]
+            history = History(records, history.stop_reason)
+        else:
+            self._seed = start.seed
+        self.model_spec_ = model
+        self.engine_ = engine
+        self.history_ = history
+        self.params_ = result.kept.params
+        self.optimizer_state_ = result.kept.optimizer_state
+        self._rng = start.rng
+
+
+def _one_epoch(training: TrainSpec) -> TrainSpec:
+    if training.early_stopping:
+        raise ValueError(
+            "partial_fit does not support early_stopping=True: it sees one part of the data a "
+            "call, and holds none of it out."
+        )
+    return dataclasses.replace(training, max_iter=1)

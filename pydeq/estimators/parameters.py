@@ -1,0 +1,315 @@
+"""Every check of a parameter's value: from an estimator's parameters to the specs of an engine.
+
+All errors are ValueError and say which parameter, what was needed and what came. A combination of
+parameters that cannot work is refused here too, before anything is computed.
+"""
+
+import dataclasses
+import math
+import numbers
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from sklearn.utils import check_array
+
+from pydeq.engines import ENGINES
+from pydeq.model import (
+    ACTIVATIONS,
+    ADJOINTS,
+    OPTIMIZERS,
+    SOLVERS,
+    STABILITIES,
+    ModelSpec,
+    OptimizerSpec,
+    Solver,
+    SolverSpec,
+    TrainSpec,
+)
+
+__all__ = [
+    "DEVICES",
+    "FitSpecs",
+    "check_depth",
+    "check_engine",
+    "check_flag",
+    "check_same_model",
+    "check_sample_weight",
+    "fit_specs",
+    "model_spec",
+    "optimizer_spec",
+    "solver_spec",
+    "train_spec",
+]
+
+DEVICES = ("auto", "cpu", "cuda")
+
+Parameters = Mapping[str, Any]
+
+# What a number has to be, in words and as a test.
+_NOT_NEGATIVE = ("a finite number of at least 0", lambda value: value >= 0)
+_POSITIVE = ("a finite number above 0", lambda value: value > 0)
+_FRACTION = ("a number above 0 and below 1", lambda value: 0 < value < 1)
+
+
+class FitSpecs(NamedTuple):
+    """What a fit is to do; the optimiser's seed is yet to be set."""
+
+    model: ModelSpec
+    solver: SolverSpec
+    optimizer: OptimizerSpec
+    training: TrainSpec
+    verbose: bool
+
+
+def fit_specs(
+    params: Parameters,
+    losses: tuple[str, ...],
+    n_samples: int,
+    n_features: int,
+    n_outputs: int,
+) -> FitSpecs:
+    """Return all specs of a fit; `losses` are those that the estimator offers."""
+    model = model_spec(params, n_features, n_outputs)
+    return FitSpecs(
+        model,
+        solver_spec(params, model),
+        optimizer_spec(params, losses),
+        train_spec(params, n_samples),
+        _verbose(params),
+    )
+
+
+def model_spec(params: Parameters, n_features: int, n_outputs: int) -> ModelSpec:
+    """Return the mathematics that `params`, an estimator's parameters, ask for."""
+    n_state = params["n_state"]
+    if n_state is not None:
+        n_state = _integer(params, "n_state", 1, or_else="None")
+    elif n_features != n_outputs:
+        raise ValueError(
+            "n_state=None makes the input itself the state, so input and output must be equally "
+            f"wide; X has {n_features} feature(s) and the output needs {n_outputs} column(s). "
+            "Pass an integer instead, for example n_state=100."
+        )
+    horizon = params["horizon"]
+    hidden_layer_sizes = _layer_sizes(params["hidden_layer_sizes"])
+    stability = _choice(params, "stability", STABILITIES)
+    return ModelSpec(
+        n_features=n_features,
+        n_outputs=n_outputs,
+        n_state=n_state,
+        hidden_layer_sizes=() if stability == "monotone" else hidden_layer_sizes,
+        activation=_choice(params, "activation", ACTIVATIONS),
+        stability=stability,
+        contraction=_number(params, "contraction", _FRACTION),
+        monotonicity=_number(params, "monotonicity", _POSITIVE),
+        horizon=None if horizon is None else _number(params, "horizon", _POSITIVE, or_else="None"),
+    )
+
+
+def solver_spec(params: Parameters, model: ModelSpec) -> SolverSpec:
+    """Return how the equilibria of `model` are to be found."""
+    name = _choice(params, "solver", ("auto", *SOLVERS))
+    spec = SolverSpec(
+        name=_quickest_solver(model) if name == "auto" else name,
+        abstol=_number(params, "abstol", _NOT_NEGATIVE),
+        reltol=_number(params, "reltol", _NOT_NEGATIVE),
+        ode_abstol=_number(params, "ode_abstol", _NOT_NEGATIVE),
+        ode_reltol=_number(params, "ode_reltol", _NOT_NEGATIVE),
+        max_steps=_integer(params, "max_steps", 1),
+        adjoint=_choice(params, "adjoint", ADJOINTS),
+        reuse=check_flag(params, "reuse_equilibria"),
+    )
+    if spec.abstol == spec.reltol == 0:
+        raise ValueError(
+            "abstol=0 together with reltol=0 is a tolerance that no answer meets; "
+            "at least one of them must be above 0."
+        )
+    if spec.ode_abstol == spec.ode_reltol == 0:
+        raise ValueError(
+            "ode_abstol=0 together with ode_reltol=0 allows the ODE solver no error; "
+            "at least one of them must be above 0."
+        )
+    _check_solver_fits(spec, model)
+    return spec
+
+
+def _quickest_solver(model: ModelSpec) -> Solver:
+    """Return the solver of least evaluations among those that must find the model's state.
+
+    Of a cell without a guarantee, another solver may find another equilibrium than the ODE does.
+    """
+    if model.horizon is None and model.stability == "contractive":
+        return "anderson"
+    if model.horizon is None and model.stability == "monotone":
+        return "peaceman_rachford"
+    return "tsit5"
+
+
+def _check_solver_fits(spec: SolverSpec, model: ModelSpec) -> None:
+    if model.horizon is not None and spec.name != "tsit5":
+        raise ValueError(
+            f"horizon={model.horizon:g} integrates an ODE, which needs solver='tsit5'; got "
+            f"solver={spec.name!r}. With horizon=None the model is solved for its equilibrium, "
+            "by any solver."
+        )
+    if spec.name == "peaceman_rachford" and model.stability != "monotone":
+        raise ValueError(
+            "solver='peaceman_rachford' splits the monotone cell, which needs "
+            f"stability='monotone'; got stability={model.stability!r}. solver='auto' takes one "
+            "that fits."
+        )
+    if spec.adjoint == "unrolled" and spec.name == "newton":
+        raise ValueError(
+            "adjoint='unrolled' does not work with solver='newton', whose inner linear solves "
+            "cannot be differentiated; use adjoint='implicit', or another solver."
+        )
+
+
+def optimizer_spec(params: Parameters, losses: tuple[str, ...]) -> OptimizerSpec:
+    """Return what is minimised and how; `losses` are those that the estimator offers."""
+    return OptimizerSpec(
+        name=_choice(params, "optimizer", OPTIMIZERS),
+        loss=_choice(params, "loss", losses),
+        learning_rate=_number(params, "learning_rate_init", _POSITIVE),
+        alpha=_number(params, "alpha", _NOT_NEGATIVE),
+        jacobian_penalty=_number(params, "jacobian_penalty", _NOT_NEGATIVE),
+        train_encoder=check_flag(params, "train_encoder"),
+    )
+
+
+def train_spec(params: Parameters, n_samples: int) -> TrainSpec:
+    """Return how the epochs run over `n_samples` training samples."""
+    max_iter = _integer(params, "max_iter", 1)
+    patience = params["n_iter_no_change"]
+    if _is_number(patience) and patience == math.inf:
+        patience = max_iter  # as many epochs without improvement as there can be
+    else:
+        patience = _integer(params, "n_iter_no_change", 1, or_else="inf")
+    if isinstance(params["batch_size"], str) and params["batch_size"] == "auto":
+        batch_size = 200
+    else:
+        batch_size = _integer(params, "batch_size", 1, or_else="'auto'")
+    return TrainSpec(
+        batch_size=min(batch_size, n_samples),
+        max_iter=max_iter,
+        shuffle=check_flag(params, "shuffle"),
+        tol=_number(params, "tol", _NOT_NEGATIVE),
+        n_iter_no_change=patience,
+        average=check_flag(params, "average"),
+        early_stopping=check_flag(params, "early_stopping"),
+        validation_fraction=_number(params, "validation_fraction", _FRACTION),
+    )
+
+
+def check_engine(params: Parameters) -> tuple[str, str]:
+    """Return the names of the engine and the device asked for."""
+    return _choice(params, "engine", ENGINES), _choice(params, "device", DEVICES)
+
+
+def check_flag(params: Parameters, name: str) -> bool:
+    """Return a parameter that is True or False (numpy's included)."""
+    value = params[name]
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"{name} must be True or False; got {value!r}.")
+    return bool(value)
+
+
+def check_depth(depth: Any) -> int:
+    """Return the number of iterates after the start, an integer of at least 0."""
+    return _integer({"depth": depth}, "depth", 0)
+
+
+def check_sample_weight(sample_weight: Any, n_samples: int, dtype: Any) -> np.ndarray:
+    """Return the weight of every sample, ``(n_samples,)``: finite, none negative, not all zero."""
+    if sample_weight is None:
+        return np.ones(n_samples, dtype)
+    weight = check_array(
+        sample_weight, ensure_2d=False, dtype=dtype, order="C", input_name="sample_weight"
+    )
+    if weight.shape != (n_samples,):
+        raise ValueError(
+            f"sample_weight must have one weight for each of the {n_samples} samples, shape "
+            f"({n_samples},); got shape {weight.shape}."
+        )
+    if (weight < 0).any():
+        raise ValueError(f"sample_weight must not be negative; its smallest is {weight.min():g}.")
+    if not weight.any():
+        raise ValueError("sample_weight must be above zero for at least one sample.")
+    return weight
+
+
+def check_same_model(fitted: ModelSpec, asked: ModelSpec, action: str) -> None:
+    """Raise ValueError where `action` would go on from the weights of a different model."""
+    changes = [
+        f"{field.name} was {before!r} and is now {after!r}"
+        for field in dataclasses.fields(ModelSpec)
+        if (before := getattr(fitted, field.name)) != (after := getattr(asked, field.name))
+    ]
+    if changes:
+        raise ValueError(
+            f"{action} goes on from the fitted weights, which needs the model they belong to; "
+            f"{'; '.join(changes)}. Fit a new estimator, or set the value back."
+        )
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def _choice(params: Parameters, name: str, choices: tuple[str, ...]) -> Any:
+    value = params[name]
+    # A list or an array has no place in a comparison with names.
+    if not isinstance(value, str) or value not in choices:
+        listed = ", ".join(map(repr, choices))
+        needed = f"one of {listed}" if len(choices) > 1 else listed
+        raise ValueError(f"{name} must be {needed}; got {value!r}.")
+    return str(value)
+
+
+def _integer(params: Parameters, name: str, minimum: int, or_else: str = "") -> int:
+    value = params[name]
+    if not _is_integer(value) or value < minimum:
+        alternative = f", or {or_else}" if or_else else ""
+        raise ValueError(
+            f"{name} must be an integer of at least {minimum}{alternative}; got {value!r}."
+        )
+    return int(value)
+
+
+def _number(
+    params: Parameters,
+    name: str,
+    needed: tuple[str, Callable[[float], bool]],
+    or_else: str = "",
+) -> float:
+    value = params[name]
+    words, holds = needed
+    if not _is_number(value) or not math.isfinite(value) or not holds(value):
+        alternative = f", or {or_else}" if or_else else ""
+        raise ValueError(f"{name} must be {words}{alternative}; got {value!r}.")
+    return float(value)
+
+
+def _verbose(params: Parameters) -> bool:
+    """Return whether to show progress; scikit-learn's levels 0, 1, 2, ... are accepted too."""
+    value = params["verbose"]
+    if not isinstance(value, bool | np.bool_) and not (_is_integer(value) and value >= 0):
+        raise ValueError(f"verbose must be True, False or an integer of at least 0; got {value!r}.")
+    return bool(value)
+
+
+def _layer_sizes(value: Any) -> tuple[int, ...]:
+    sizes = value.tolist() if isinstance(value, np.ndarray) else value
+    if _is_integer(sizes):
+        sizes = (sizes,)
+    if not isinstance(sizes, list | tuple) or not all(_is_integer(n) and n >= 1 for n in sizes):
+        raise ValueError(
+            "hidden_layer_sizes must be an integer of at least 1, or a sequence of them, such as "
+            f"(100,) or () for a cell without hidden layers; got {value!r}."
+        )
+    return tuple(int(size) for size in sizes)

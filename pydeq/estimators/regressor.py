@@ -1,0 +1,314 @@
+"""Regression with deep equilibrium models."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, Self, final
+
+import numpy as np
+from sklearn.base import RegressorMixin
+from sklearn.metrics import r2_score
+from sklearn.utils import Tags
+
+from pydeq.estimators.base import AbstractDEQEstimator
+from pydeq.model import Params
+from pydeq.training import Data
+
+__all__ = ["DEQRegressor"]
+
+
+@final
+class DEQRegressor(RegressorMixin, AbstractDEQEstimator):
+    """Deep equilibrium regressor.
+
+    Predicts with the equilibrium of a small network: an affine encoder turns the features into h,
+    the state z solves ``z = f(z, h)`` (it is the steady state of ``du/dt = f(u, h) - u``), and an
+    affine decoder turns z into the prediction.
+
+    Parameters
+    ----------
+    n_state : int or None, default=128
+        Number of states. None: the state is the input itself, without encoder and decoder, which
+        needs as many features as outputs.
+    hidden_layer_sizes : int or sequence of int, default=(128,)
+        Widths of the cell's hidden layers; ``()`` for none, which is an affine cell. The monotone
+        cell has none whatever is given here.
+    activation : {"identity", "logistic", "tanh", "relu"}, default="relu"
+        Of the cell's hidden layers, or of the monotone cell.
+    stability : {"none", "jacobian", "contractive", "monotone"}, default="contractive"
+        How the cell is kept from losing its equilibrium as it trains. ``"contractive"``: its
+        weights are scaled so that its Lipschitz constant is at most `contraction`, which makes the
+        equilibrium unique and every solver converge. ``"monotone"``: another cell, a single layer
+        ``act(z W + h + b)`` whose I - W is strongly monotone, which makes it unique too (Winston
+        and Kolter 2020). ``"jacobian"``: `jacobian_penalty` (Bai et al. 2021). ``"none"``: nothing.
+    contraction : float, default=0.9
+        Bound of the cell's Lipschitz constant for ``stability="contractive"``, above 0, below 1.
+    monotonicity : float, default=1.0
+        For ``stability="monotone"``: the m of ``W = (1 - m) I - A A^T + B - B^T``, above 0.
+    jacobian_penalty : float, default=1.0
+        For ``stability="jacobian"``: factor of an estimate of ``||df/dz||_F^2 / n_state`` in the
+        loss.
+    train_encoder : bool, default=True
+        False: the encoder keeps its random start.
+    horizon : float or None, default=None
+        Time at which the neural ODE ends, in units of its ``du/dt = f(u, h) - u``; None: its
+        steady state. Needs ``solver="tsit5"`` or ``"auto"``.
+    solver : {"auto", "tsit5", "anderson", "broyden", "newton", "fixed_point", \
+"peaceman_rachford"}, default="auto"
+        What finds the equilibrium: integration of the neural ODE to its steady state, Anderson
+        acceleration or Broyden's method (both with a safeguard), matrix-free Newton-Krylov, plain
+        iteration, or, of the monotone cell, Peaceman-Rachford splitting. ``"auto"``: where there is
+        one equilibrium, which all of them find, the quickest, ``"anderson"`` (contractive) or
+        ``"peaceman_rachford"`` (monotone); else ``"tsit5"``, which finds the one that the ODE goes
+        to.
+    abstol, reltol : float, default=1e-6 and 1e-3
+        The search ends for a sample when ``||f(z) - z||_inf`` is at most `abstol`, or at most
+        ``reltol * ||f(z)||_inf``.
+    ode_abstol, ode_reltol : float, default=1e-6 and 1e-3
+        Error tolerances of the ODE solver's steps (``solver="tsit5"``).
+    max_steps : int, default=1000
+        Bound on the solver's steps for a sample.
+    adjoint : {"implicit", "jfb", "unrolled"}, default="implicit"
+        How the gradient passes the equilibrium: the implicit function theorem, its one-step
+        approximation (Jacobian-free backpropagation), or differentiation of the solver's steps
+        (memory grows with them; not with ``solver="newton"``). A finite `horizon` is always
+        differentiated through its integration.
+    reuse_equilibria : bool, default=False
+        Whether the search for a training sample starts from its equilibrium of the epoch before
+        instead of f(0, h). It takes memory for a state a sample.
+    loss : {"squared_error", "sum_of_squares"}, default="squared_error"
+        Mean squared error over samples and outputs; or the plain sum of squared errors over a
+        batch.
+    optimizer : {"adam", "sgd"}, default="adam"
+        Adam (Kingma and Ba 2015), or plain stochastic gradient descent.
+    learning_rate_init : float, default=2e-3
+        Constant step size.
+    alpha : float, default=1e-4
+        Strength of the L2 penalty on the weights; as in scikit-learn's MLP it is divided by the
+        batch's sum of sample weights.
+    batch_size : int or "auto", default="auto"
+        Samples in a batch, at most all there are; ``"auto"`` is ``min(200, n_samples)``.
+    max_iter : int, default=200
+        Number of epochs. Reaching it is no cause for a warning; see ``history_.stop_reason``.
+    shuffle : bool, default=True
+        Whether each epoch sees the samples in a new order.
+    tol : float, default=1e-4
+        Least improvement that counts, of the training loss or, with `early_stopping`, of the
+        validation score.
+    n_iter_no_change : int or inf, default=10
+        Training ends after more than this many epochs in a row that improve by less than `tol`.
+    average : bool, default=True
+        Keep a moving average of the weights at the epochs' ends, the newest weighing a third,
+        instead of the last epoch's, which the last batches have moved about. Neither during
+        `partial_fit` nor with `early_stopping`, which keeps the best epoch's weights.
+    early_stopping : bool, default=False
+        Hold out `validation_fraction` of the samples, stop when the R^2 on them
+        no longer improves, and keep the weights of the best epoch.
+    validation_fraction : float, default=0.1
+        Share of the samples held out by `early_stopping`.
+    warm_start : bool, default=False
+        Whether `fit` goes on from the weights of the last fit (with a new optimiser state).
+    random_state : int, RandomState instance or None, default=None
+        Decides the starting weights, the order of samples and the validation split, alike for
+        every engine. One integer is drawn from it, which seeds a ``numpy.random.Generator``.
+    verbose : bool, default=False
+        Show a progress bar (tqdm) with each epoch's numbers.
+    engine : {"auto", "jax", "julia"}, default="auto"
+        What computes; ``"auto"`` takes Julia where its environment has been set up, else JAX.
+    device : {"auto", "cpu", "cuda"}, default="auto"
+        Where the engine computes.
+
+    Attributes
+    ----------
+    params_ : dict of str to ndarray
+        The weights, ``encoder.weight`` ``(n_features, n_state)``, ``cell.0.weight`` and so on, in
+        the dtype that the model works in.
+    model_spec_ : ModelSpec
+        The mathematics that the weights belong to.
+    history_ : History
+        For each epoch: loss, gradient norm, evaluations per sample, worst residual, samples that
+        failed, seconds and validation score; and why the fit ended. `partial_fit` adds to it.
+    loss_curve_ : list of float
+        The loss column of `history_`.
+    n_iter_ : int
+        Number of epochs in `history_`.
+    optimizer_state_ : dict of str to ndarray
+        With which `partial_fit` goes on.
+    engine_ : str
+        Name of the engine that did the fit.
+    n_features_in_ : int
+        Number of features.
+    feature_names_in_ : ndarray of str (n_features_in_,)
+        Names of the features, where X had any that are strings.
+
+    Raises
+    ------
+    ValueError
+        By `fit`: if a parameter or the data cannot be used; says what was needed and what came.
+    EngineUnavailableError
+        By `fit` and all predictions: if the engine or the device cannot be used here.
+
+    Warns
+    -----
+    ConvergenceWarning
+        Once a fit and once a prediction, if samples did not reach their equilibrium; with the
+        count and what to change.
+
+    References
+    ----------
+    S. Bai, J. Z. Kolter, V. Koltun (2019). Deep Equilibrium Models. NeurIPS.
+    S. Bai, V. Koltun, J. Z. Kolter (2021). Stabilizing Equilibrium Models by Jacobian
+    Regularization. ICML.
+    P. Izmailov et al. (2018). Averaging Weights Leads to Wider Optima and Better Generalization.
+    UAI.
+    B. Delattre et al. (2023). Efficient Bound of Lipschitz Constant for Convolutional Layers by
+    Gram Iteration. ICML.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pydeq import DEQRegressor
+    >>> X = np.linspace(-1, 1, 50)[:, np.newaxis]
+    >>> y = np.exp(X[:, 0])
+    >>> model = DEQRegressor(
+    ...     n_state=8, hidden_layer_sizes=16, learning_rate_init=0.01, random_state=0
+    ... )
+    >>> model.fit(X, y).score(X, y) > 0.95
+    True
+    >>> bool(model.equilibrium(X).converged.all())
+    True
+    """
+
+    _losses: ClassVar = ("squared_error", "sum_of_squares")
+    _y_checks: ClassVar = {"multi_output": True, "y_numeric": True}
+    _single_target: bool
+
+    def __init__(
+        self,
+        *,
+        n_state: int | None = 128,
+        hidden_layer_sizes: int | Sequence[int] = (128,),
+        activation: str = "relu",
+        stability: str = "contractive",
+        contraction: float = 0.9,
+        monotonicity: float = 1.0,
+        jacobian_penalty: float = 1.0,
+        train_encoder: bool = True,
+        horizon: float | None = None,
+        solver: str = "auto",
+        abstol: float = 1e-6,
+        reltol: float = 1e-3,
+        ode_abstol: float = 1e-6,
+        ode_reltol: float = 1e-3,
+        max_steps: int = 1000,
+        adjoint: str = "implicit",
+        reuse_equilibria: bool = False,
+        loss: str = "squared_error",
+        optimizer: str = "adam",
+        learning_rate_init: float = 2e-3,
+        alpha: float = 1e-4,
+        batch_size: int | Literal["auto"] = "auto",
+        max_iter: int = 200,
+        shuffle: bool = True,
+        tol: float = 1e-4,
+        n_iter_no_change: float = 10,
+        average: bool = True,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        warm_start: bool = False,
+        random_state: int | np.random.RandomState | None = None,
+        verbose: bool = False,
+        engine: str = "auto",
+        device: str = "auto",
+    ) -> None:
+        self.n_state = n_state
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.stability = stability
+        self.contraction = contraction
+        self.monotonicity = monotonicity
+        self.jacobian_penalty = jacobian_penalty
+        self.train_encoder = train_encoder
+        self.horizon = horizon
+        self.solver = solver
+        self.abstol = abstol
+        self.reltol = reltol
+        self.ode_abstol = ode_abstol
+        self.ode_reltol = ode_reltol
+        self.max_steps = max_steps
+        self.adjoint = adjoint
+        self.reuse_equilibria = reuse_equilibria
+        self.loss = loss
+        self.optimizer = optimizer
+        self.learning_rate_init = learning_rate_init
+        self.alpha = alpha
+        self.batch_size = batch_size
+        self.max_iter = max_iter
+        self.shuffle = shuffle
+        self.tol = tol
+        self.n_iter_no_change = n_iter_no_change
+        self.average = average
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.warm_start = warm_start
+        self.random_state = random_state
+        self.verbose = verbose
+        self.engine = engine
+        self.device = device
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
+
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Train for one epoch on these samples, going on from all calls before.
+
+        Parameters
+        ----------
+        X : array-like (n_samples, n_features)
+        y : array-like (n_samples,) or (n_samples, n_outputs)
+        sample_weight : array-like (n_samples,), optional
+
+        Returns
+        -------
+        self
+        """
+        return self._fit(X, y, sample_weight, incremental=True)
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Return the predicted values.
+
+        Parameters
+        ----------
+        X : array-like (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray (n_samples,) or (n_samples, n_outputs)
+            In the shape of the y that was fitted.
+        """
+        output = self._solve(X).output
+        return output[:, 0] if self._single_target else output
+
+    def _encode_target(self, y: np.ndarray, dtype: Any, learn: bool) -> np.ndarray:
+        self._single_target = y.ndim == 1
+        with np.errstate(over="ignore"):
+            target = y.reshape(len(y), -1).astype(dtype)
+        if not np.isfinite(target).all():
+            raise ValueError(
+                f"y reaches {np.abs(y).max():.3g}, too large for {dtype}, which the model works in "
+                "because X has it; pass X as float64, or scale y."
+            )
+        return target
+
+    def _adapt_start(self, params: Params, data: Data) -> None:
+        # With the mean in the decoder's bias, targets far from zero need no scaling.
+        if "decoder.bias" in params:
+            params["decoder.bias"][:] = np.average(data.target, axis=0, weights=data.weight)
+
+    def _stratum(self, target: np.ndarray) -> None:
+        return None
+
+    def _validation_score(self, output: np.ndarray, data: Data) -> float:
+        if not np.isfinite(output).all():
+            return np.nan
+        return float(r2_score(data.target, output, sample_weight=data.weight))

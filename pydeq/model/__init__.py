@@ -1,0 +1,62 @@
+"""What a model is, in numpy alone: no engine is needed to read, check or certify one."""
+
+from pydeq.model.batching import epoch_order, iter_batches, padded_size, probes
+from pydeq.model.certificate import certify
+from pydeq.model.equilibrium import Certificates, Equilibrium
+from pydeq.model.html import html_table
+from pydeq.model.metrics import log_softmax, loss, residual, softmax
+from pydeq.model.params import Params, check_params, flatten, init_params, parameter_shapes
+from pydeq.model.spec import (
+    ACTIVATIONS,
+    ADJOINTS,
+    LOSSES,
+    OPTIMIZERS,
+    SOLVERS,
+    STABILITIES,
+    Activation,
+    Adjoint,
+    Loss,
+    ModelSpec,
+    Optimizer,
+    OptimizerSpec,
+    Solver,
+    SolverSpec,
+    Stability,
+    TrainSpec,
+)
+
+__all__ = [
+    "ACTIVATIONS",
+    "ADJOINTS",
+    "LOSSES",
+    "OPTIMIZERS",
+    "SOLVERS",
+    "STABILITIES",
+    "Activation",
+    "Adjoint",
+    "Certificates",
+    "Equilibrium",
+    "Loss",
+    "ModelSpec",
+    "Optimizer",
+    "OptimizerSpec",
+    "Params",
+    "Solver",
+    "SolverSpec",
+    "Stability",
+    "TrainSpec",
+    "certify",
+    "check_params",
+    "epoch_order",
+    "flatten",
+    "html_table",
+    "init_params",
+    "iter_batches",
+    "log_softmax",
+    "loss",
+    "padded_size",
+    "parameter_shapes",
+    "probes",
+    "residual",
+    "softmax",
+]

@@ -1,0 +1,98 @@
+"""Names, shapes and starting values of a model's weights.
+
+A weight is kept as ``(n_in, n_out)`` in C order: a layer is ``x @ weight + bias`` here, and the
+same bytes read in Julia's column order are Lux's ``(n_out, n_in)``.
+"""
+
+from itertools import pairwise
+
+import numpy as np
+
+from pydeq.model.spec import ModelSpec
+
+__all__ = ["Params", "check_params", "flatten", "init_params", "parameter_shapes", "unflatten"]
+
+Params = dict[str, np.ndarray]
+
+
+def parameter_shapes(model: ModelSpec) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every parameter by name, in the order that `flatten` uses.
+
+    The names are ``encoder.weight``, ``encoder.bias``, ``cell.0.weight``, ..., ``decoder.bias``;
+    encoder and decoder are absent where ``model.n_state`` is None. The monotone cell has a square
+    ``cell.0.skew`` beside its weight.
+    """
+    layers = {f"cell.{i}": widths for i, widths in enumerate(pairwise(model.cell_widths))}
+    if model.n_state is not None:
+        layers = {
+            "encoder": (model.n_features, model.n_state),
+            **layers,
+            "decoder": (model.n_state, model.n_outputs),
+        }
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, (n_in, n_out) in layers.items():
+        shapes[f"{name}.weight"] = (n_in, n_out)
+        if model.stability == "monotone" and name == "cell.0":
+            shapes[f"{name}.skew"] = (n_in, n_out)
+        shapes[f"{name}.bias"] = (n_out,)
+    return shapes
+
+
+def init_params(model: ModelSpec, rng: np.random.Generator, dtype: np.dtype) -> Params:
+    """Draw Glorot-uniform weights and zero biases (Glorot and Bengio 2010, eq. 16).
+
+    Parameters
+    ----------
+    model : ModelSpec
+    rng : numpy.random.Generator
+        The only source of randomness; draws are float64 whatever the dtype, so that a model has
+        the same start in float32 and float64.
+    dtype : numpy.dtype
+        float32 or float64.
+
+    Returns
+    -------
+    dict of str to ndarray
+    """
+    params: Params = {}
+    for name, shape in parameter_shapes(model).items():
+        if name.endswith(".bias"):
+            params[name] = np.zeros(shape, dtype)
+        else:
+            limit = np.sqrt(6.0 / sum(shape))
+            params[name] = rng.uniform(-limit, limit, shape).astype(dtype)
+    return params
+
+
+def check_params(model: ModelSpec, params: Params) -> None:
+    """Raise ValueError unless `params` has exactly the names and shapes of `model`."""
+    expected = parameter_shapes(model)
+    found = {name: tuple(value.shape) for name, value in params.items()}
+    if found != expected:
+        wrong = sorted(
+            f"{name}: expected {expected.get(name, 'no such parameter')}, "
+            f"found {found.get(name, 'nothing')}"
+            for name in expected.keys() | found.keys()
+            if expected.get(name) != found.get(name)
+        )
+        raise ValueError("The weights do not fit the model: " + "; ".join(wrong))
+
+
+def flatten(model: ModelSpec, params: Params) -> np.ndarray:
+    """Return all parameters as one vector, in the order of `parameter_shapes`."""
+    return np.concatenate([params[name].ravel() for name in parameter_shapes(model)])
+
+
+def unflatten(model: ModelSpec, vector: np.ndarray) -> Params:
+    """Return named parameters from the vector that `flatten` makes."""
+    shapes = parameter_shapes(model)
+    needed = sum(int(np.prod(shape)) for shape in shapes.values())
+    if vector.shape != (needed,):
+        raise ValueError(f"The model has {needed} parameters; a vector {vector.shape} came.")
+    params: Params = {}
+    start = 0
+    for name, shape in shapes.items():
+        size = int(np.prod(shape))
+        params[name] = vector[start : start + size].reshape(shape)
+        start += size
+    return params

@@ -1,0 +1,192 @@
+"""What a model is, how it is solved and how it is trained, as frozen values.
+
+An engine is handed these and arrays, never an estimator. They hold checked values only:
+:mod:`pydeq.estimators.parameters` makes them from an estimator's parameters.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+__all__ = [
+    "ACTIVATIONS",
+    "ADJOINTS",
+    "LOSSES",
+    "OPTIMIZERS",
+    "SOLVERS",
+    "STABILITIES",
+    "Activation",
+    "Adjoint",
+    "Loss",
+    "ModelSpec",
+    "Optimizer",
+    "OptimizerSpec",
+    "Solver",
+    "SolverSpec",
+    "Stability",
+    "TrainSpec",
+]
+
+Activation = Literal["identity", "logistic", "tanh", "relu"]
+Stability = Literal["none", "jacobian", "contractive", "monotone"]
+Solver = Literal["tsit5", "anderson", "broyden", "newton", "fixed_point", "peaceman_rachford"]
+Adjoint = Literal["implicit", "jfb", "unrolled"]
+Loss = Literal["squared_error", "sum_of_squares", "log_loss"]
+Optimizer = Literal["adam", "sgd"]
+
+ACTIVATIONS: tuple[str, ...] = get_args(Activation)
+STABILITIES: tuple[str, ...] = get_args(Stability)
+SOLVERS: tuple[str, ...] = get_args(Solver)
+ADJOINTS: tuple[str, ...] = get_args(Adjoint)
+LOSSES: tuple[str, ...] = get_args(Loss)
+OPTIMIZERS: tuple[str, ...] = get_args(Optimizer)
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """The mathematics of one model.
+
+    With u the state, h = x @ encoder.weight + encoder.bias and the cell f(u, h) an MLP of u + h
+    whose hidden layers, not its last, end in the activation:
+
+    * the prediction's state is z* with z* = f(z*, h), the steady state of du/dt = f(u, h) - u from
+      u(0) = f(0, h) (or u(T) for a finite horizon T);
+    * the output is z* @ decoder.weight + decoder.bias.
+
+    ``stability="contractive"`` multiplies each of the cell's L weights (not its biases) by
+    ``min(1, (contraction / prod_i sigma_i) ** (1 / L))``, where sigma_i is the upper bound of the
+    spectral norm of W_i by five Gram iterations (Delattre et al. 2023, algorithm 1): with
+    G = W^T W or W W^T, whichever is smaller, sigma = ||G^32||_F ** (1 / 64), each squaring of G
+    preceded by dividing it by its Frobenius norm. The cell's Lipschitz constant is then at most
+    ``contraction``, because every activation is 1-Lipschitz.
+
+    ``stability="jacobian"`` adds to the loss ``jacobian_penalty / n_state`` times the weighted mean
+    of ||v^T df/dz||_2^2 at z*, v being the batch's probe (Bai et al. 2021, section 4); z* is held
+    constant there, the weights and h are not.
+
+    ``stability="monotone"`` is another cell, one layer with the activation on it and h beside the
+    weight (Winston and Kolter 2020, eq. 1 and proposition 1): f(u, h) = act(u W + h + b) with
+    W = (1 - m) I - A A^T + B - B^T, m being ``monotonicity`` and A, B, b the parameters
+    ``cell.0.weight``, ``cell.0.skew`` and ``cell.0.bias``. So I - W is strongly monotone with
+    constant m, and the equilibrium exists and is unique, whatever the weights.
+
+    Attributes
+    ----------
+    n_features, n_outputs : int
+        Widths of the input and of the output.
+    n_state : int or None
+        Width of the state; None: the state is the input itself, without encoder and decoder
+        (then ``n_features == n_outputs``).
+    hidden_layer_sizes : tuple of int
+        Widths of the cell's hidden layers; ``()`` is an affine cell, and what ``"monotone"`` has.
+    activation : str
+        Of the hidden layers, one of `ACTIVATIONS`; each is 1-Lipschitz.
+    stability : str
+        One of `STABILITIES`.
+    contraction : float
+        Upper bound of the cell's Lipschitz constant for ``stability="contractive"``.
+    monotonicity : float
+        The m of ``stability="monotone"``, above 0.
+    horizon : float or None
+        Final time T of the neural ODE; None: its steady state.
+    """
+
+    n_features: int
+    n_outputs: int
+    n_state: int | None
+    hidden_layer_sizes: tuple[int, ...]
+    activation: Activation = "tanh"
+    stability: Stability = "none"
+    contraction: float = 0.9
+    monotonicity: float = 1.0
+    horizon: float | None = None
+
+    @property
+    def state_width(self) -> int:
+        """Width of the state u, whether or not there is an encoder."""
+        return self.n_features if self.n_state is None else self.n_state
+
+    @property
+    def cell_widths(self) -> tuple[int, ...]:
+        """Widths of the cell's layers from its input to its output."""
+        return (self.state_width, *self.hidden_layer_sizes, self.state_width)
+
+
+@dataclass(frozen=True)
+class SolverSpec:
+    """How an equilibrium is found and differentiated.
+
+    Attributes
+    ----------
+    name : str
+        One of `SOLVERS`.
+    abstol, reltol : float
+        The search ends for a sample when ``||f(u) - u||_inf`` is at most ``abstol`` or at most
+        ``reltol * ||f(u)||_inf`` (the rule of SteadyStateDiffEq's ``DynamicSS``).
+    ode_abstol, ode_reltol : float
+        Error tolerances of the ODE's step control (``tsit5``, and any finite horizon).
+    max_steps : int
+        Bound on the solver's steps for one sample.
+    adjoint : str
+        One of `ADJOINTS`.
+    reuse : bool
+        Whether ``train_epoch`` starts each sample from the equilibrium that it had last (with a
+        finite horizon, which has a start of its own, never).
+    """
+
+    name: Solver = "tsit5"
+    abstol: float = 1e-3
+    reltol: float = 1e-3
+    ode_abstol: float = 1e-6
+    ode_reltol: float = 1e-3
+    max_steps: int = 1000
+    adjoint: Adjoint = "implicit"
+    reuse: bool = False
+
+
+@dataclass(frozen=True)
+class OptimizerSpec:
+    """What is minimised, and by which optimiser.
+
+    Attributes
+    ----------
+    name : str
+        One of `OPTIMIZERS`: ``adam`` (Kingma and Ba 2015, betas 0.9 and 0.999, eps 1e-8 outside
+        the root) or plain ``sgd``.
+    loss : str
+        One of `LOSSES`; see :func:`pydeq.model.metrics.loss`.
+    learning_rate : float
+        Constant step size.
+    alpha : float
+        Strength of the L2 penalty ``alpha / 2 * sum(W ** 2) / sum(w)`` over the weights (not the
+        biases), ``w`` being the weights of the batch's samples that converged (as in
+        scikit-learn's MLP).
+    jacobian_penalty : float
+        Factor of the estimate of ``||df/dz||_F^2 / n_state`` (Bai et al. 2021, eq. 6) with
+        ``stability="jacobian"``.
+    train_encoder : bool
+        False: the encoder keeps its start, as it does in the blog's code.
+    seed : int
+        Of the random probes behind the Jacobian penalty.
+    """
+
+    name: Optimizer = "adam"
+    loss: Loss = "squared_error"
+    learning_rate: float = 1e-3
+    alpha: float = 0.0
+    jacobian_penalty: float = 0.0
+    train_encoder: bool = True
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class TrainSpec:
+    """The epoch loop (scikit-learn's MLP gives the names and their meaning)."""
+
+    batch_size: int
+    max_iter: int
+    shuffle: bool
+    tol: float
+    n_iter_no_change: int
+    average: bool
+    early_stopping: bool
+    validation_fraction: float

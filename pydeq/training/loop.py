@@ -1,0 +1,284 @@
+"""The epoch loop: patience, early stopping, checkpoints and progress, for any engine's session."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from sklearn.model_selection import train_test_split
+
+from pydeq.engines import AbstractSession
+from pydeq.model import Params, TrainSpec, epoch_order
+from pydeq.training.history import EpochRecord, History
+from pydeq.training.progress import progress_bar
+
+__all__ = ["Average", "Checkpoint", "Data", "TrainResult", "Validation", "split", "train"]
+
+
+@dataclass(frozen=True)
+class Data:
+    """Samples as an engine takes them, all of the model's dtype.
+
+    Attributes
+    ----------
+    x : ndarray (n, n_features)
+    target : ndarray (n, n_outputs)
+        Values, or one-hot classes.
+    weight : ndarray (n,)
+    """
+
+    x: np.ndarray
+    target: np.ndarray
+    weight: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def at(self, index: np.ndarray) -> "Data":
+        """Return the samples at `index` (integers, or a boolean mask)."""
+        return Data(self.x[index], self.target[index], self.weight[index])
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Samples held out, and how well an output fits them: ``score(output, data)``, more is better.
+
+    A score of NaN counts as no improvement.
+    """
+
+    data: Data
+    score: Callable[[np.ndarray, Data], float]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Weights and optimiser state of one moment, on the host."""
+
+    params: Params
+    optimizer_state: Params
+
+    @classmethod
+    def of(cls, session: AbstractSession) -> "Checkpoint":
+        """Copy them out of a session."""
+        return cls(session.params(), session.optimizer_state())
+
+    def is_finite(self) -> bool:
+        """Return whether training can go on from here."""
+        arrays = (*self.params.values(), *self.optimizer_state.values())
+        return all(np.isfinite(array).all() for array in arrays)
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a fit came to.
+
+    Attributes
+    ----------
+    history : History
+        One record for every epoch that ended.
+    kept : Checkpoint
+        What to go on with: with early stopping that of the best validation score, else that of the
+        last epoch after which all is finite, its weights averaged with those before if
+        ``spec.average``.
+    kept_epoch : int
+        The epoch that `kept` is from, counted from 1; 0 is the start.
+    """
+
+    history: History
+    kept: Checkpoint
+    kept_epoch: int
+
+
+def split(
+    data: Data, fraction: float, stratum: np.ndarray | None, rng: np.random.Generator
+) -> tuple[Data, Data]:
+    """Return the samples to train on, and a `fraction` of all to hold out.
+
+    With `stratum` ``(n,)``, integers, each of its values keeps its share in both.
+    """
+    seed = int(rng.integers(2**31))
+    parts: Any = train_test_split(
+        np.arange(len(data)), test_size=fraction, stratify=stratum, random_state=seed
+    )
+    kept, held = parts
+    if len(held) < 2:
+        raise ValueError(
+            f"early_stopping=True holds out validation_fraction={fraction:g} of {len(data)} "
+            f"samples, which is {len(held)}; at least 2 are needed."
+        )
+    return data.at(kept), data.at(held)
+
+
+def train(
+    session: AbstractSession,
+    data: Data,
+    rng: np.random.Generator,
+    spec: TrainSpec,
+    validation: Validation | None = None,
+    verbose: bool = False,
+) -> TrainResult:
+    """Train until `spec` or one of these ends it; ``history.stop_reason`` tells which.
+
+    * ``"diverged"``: after the epoch the loss, a weight or the optimiser's state is not finite.
+      Its record is kept, its weights are not.
+    * ``"no_equilibrium"``: every sample of the epoch failed. Then no step was taken, and every
+      later epoch would fail alike.
+    * ``"interrupted"``: KeyboardInterrupt. The epoch that it cut off has no record and no effect.
+
+    Parameters
+    ----------
+    session : AbstractSession
+        Holds the weights to start from; its data are replaced by `data`.
+    data : Data
+    rng : numpy.random.Generator
+        Decides the order of the samples, and nothing else.
+    spec : TrainSpec
+    validation : Validation, optional
+        Its score then decides, instead of the loss, when to stop and which weights to keep.
+    verbose : bool
+        Show a progress bar.
+    """
+    history = History()
+    patience = _Patience(spec.tol)
+    session.load_data(data.x, data.target, data.weight)
+    average = Average(spec.average and validation is None)
+    kept, kept_epoch = Checkpoint.of(session), 0
+    with _Progress(spec.max_iter, verbose) as progress:
+        try:
+            while not history.stop_reason:
+                record, checkpoint = _epoch(session, len(data), rng, spec, validation)
+                history.records.append(record)
+                reason = _failure(record, checkpoint, len(data))
+                if not reason:
+                    value = -record.loss if validation is None else record.validation_score
+                    if patience.improves(value) or validation is None:
+                        kept, kept_epoch = average.including(checkpoint), len(history)
+                    reason = _end(history, patience, spec)
+                progress.show(record)
+                history.stop_reason = reason
+        except KeyboardInterrupt:
+            history.stop_reason = "interrupted"
+    return TrainResult(history, kept, kept_epoch)
+
+
+def _epoch(
+    session: AbstractSession,
+    n: int,
+    rng: np.random.Generator,
+    spec: TrainSpec,
+    validation: Validation | None,
+) -> tuple[EpochRecord, Checkpoint]:
+    start = time.perf_counter()
+    report = session.train_epoch(epoch_order(n, spec.shuffle, rng), spec.batch_size)
+    checkpoint = Checkpoint.of(session)
+    score = None
+    if validation is not None:
+        output = session.equilibrium(validation.data.x).output
+        score = validation.score(output, validation.data)
+    seconds = time.perf_counter() - start
+    record = EpochRecord(
+        loss=report.loss,
+        grad_norm=report.grad_norm,
+        n_evals=report.n_evals,
+        worst_residual=report.worst_residual,
+        n_failed=report.n_failed,
+        seconds=seconds,
+        validation_score=score,
+    )
+    return record, checkpoint
+
+
+def _failure(record: EpochRecord, checkpoint: Checkpoint, n: int) -> str:
+    """Return why training cannot go on after this epoch, or nothing."""
+    if not checkpoint.is_finite():
+        return "diverged"
+    if math.isfinite(record.loss):
+        return ""
+    return "no_equilibrium" if record.n_failed == n else "diverged"
+
+
+def _end(history: History, patience: "_Patience", spec: TrainSpec) -> str:
+    """Return why a healthy training ends after this epoch, or nothing."""
+    if patience.n_stale > spec.n_iter_no_change:
+        return "tol"
+    return "max_iter" if len(history) == spec.max_iter else ""
+
+
+class Average:
+    """Moving average of the weights at the epochs' ends (Izmailov et al. 2018), if it is `on`.
+
+    The newest weighs `NEWEST`, or what makes it a plain mean in the first epochs. A constant
+    learning rate keeps the weights moving about a better point than where the last batch left
+    them.
+    """
+
+    NEWEST = 1 / 3
+
+    def __init__(self, on: bool) -> None:
+        self._on = on
+        self._count = 0
+        self._mean: Params = {}
+
+    def including(self, new: Checkpoint) -> Checkpoint:
+        """Take in an epoch's end; return it with the averaged weights."""
+        if not self._on:
+            return new
+        self._count += 1
+        share = max(1 / self._count, self.NEWEST)
+        old = self._mean or new.params
+        self._mean = {
+            name: old[name] + (value - old[name]) * value.dtype.type(share)
+            for name, value in new.params.items()
+        }
+        return Checkpoint(self._mean, new.optimizer_state)
+
+
+class _Patience:
+    """Counts epochs in a row that improve by less than `tol`, as scikit-learn's MLP does."""
+
+    def __init__(self, tol: float) -> None:
+        self._tol = tol
+        self._best = -math.inf
+        self.n_stale = 0
+
+    def improves(self, value: float | None) -> bool:
+        """Count an epoch; return whether its value (more is better) is the best so far."""
+        value = math.nan if value is None else value
+        self.n_stale = 0 if value >= self._best + self._tol else self.n_stale + 1
+        is_best = value > self._best
+        if is_best:
+            self._best = value
+        return is_best
+
+
+class _Progress:
+    """A tqdm bar, one step an epoch; without `verbose` nothing, tqdm not even imported."""
+
+    def __init__(self, n_epochs: int, verbose: bool) -> None:
+        self._bar: Any = None
+        if verbose:
+            self._bar = progress_bar(total=n_epochs, desc="fit", unit="epoch")
+
+    def __enter__(self) -> "_Progress":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def show(self, record: EpochRecord) -> None:
+        """Advance by one epoch and show its numbers."""
+        if self._bar is None:
+            return
+        numbers = {
+            "loss": f"{record.loss:.4g}",
+            "evaluations": f"{record.n_evals:.1f}",
+            "residual": f"{record.worst_residual:.1e}",
+            "failed": record.n_failed,
+        }
+        if record.validation_score is not None:
+            numbers["score"] = f"{record.validation_score:.4f}"
+        self._bar.set_postfix(numbers, refresh=False)
+        self._bar.update()

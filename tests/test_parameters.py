@@ -1,0 +1,265 @@
+"""Every parameter's values: what is taken, what is refused, and what the refusal says."""
+
+import math
+
+import numpy as np
+import pytest
+
+from pydeq import DEQClassifier, DEQRegressor
+from pydeq.estimators import parameters as checks
+from pydeq.model import ModelSpec, OptimizerSpec, SolverSpec, TrainSpec
+
+LOSSES = ("squared_error", "sum_of_squares")
+
+
+def parameters(**changes):
+    return DEQRegressor(**changes).get_params(deep=False)
+
+
+def all_specs(params):
+    """Run every check there is on the parameters of an estimator."""
+    checks.check_engine(params)
+    checks.check_flag(params, "warm_start")
+    specs = checks.fit_specs(params, LOSSES, n_samples=50, n_features=4, n_outputs=1)
+    assert type(specs.verbose) is bool
+    return specs[:4]
+
+
+def test_default_parameters_become_the_documented_specs():
+    model, solver, optimizer, training = all_specs(parameters())
+    assert model == ModelSpec(4, 1, 128, (128,), "relu", "contractive", 0.9, 1.0, None)
+    assert solver == SolverSpec("anderson", 1e-6, 1e-3, 1e-6, 1e-3, 1000, "implicit", False)
+    assert optimizer == OptimizerSpec("adam", "squared_error", 2e-3, 1e-4, 1.0, True)
+    assert training == TrainSpec(50, 200, True, 1e-4, 10, True, False, 0.1)
+
+
+def test_both_estimators_have_the_same_parameters_and_defaults_but_for_the_loss():
+    regressor, classifier = DEQRegressor().get_params(), DEQClassifier().get_params()
+    assert regressor.pop("loss") == "squared_error"
+    assert classifier.pop("loss") == "log_loss"
+    assert regressor == classifier
+    assert len(regressor) == 33
+
+
+REFUSED = {
+    "n_state": [0, -1, 1.5, "100", True, np.nan],
+    "hidden_layer_sizes": [0, (10, 0), (10, -1), 1.5, (1.5,), "100", None, True, (True,), [[3]]],
+    "activation": ["Tanh", None, 3, ["tanh"]],
+    "stability": ["contract", None],
+    "contraction": [0, 1, 1.0, -0.5, 2, "0.9", None, np.nan, True],
+    "monotonicity": [0, -0.5, np.inf, "1", None],
+    "jacobian_penalty": [-1, np.inf, "1"],
+    "train_encoder": [1, 0, "yes", None],
+    "horizon": [0, -1.0, np.inf, np.nan, "10", True],
+    "solver": ["Tsit5", "lbfgs", None],
+    "abstol": [-1e-6, np.inf, np.nan, "1e-3", None, False],
+    "reltol": [-1e-6, np.inf, np.nan, "1e-3", None],
+    "ode_abstol": [-1e-6, np.inf, None],
+    "ode_reltol": [-1e-6, np.inf, None],
+    "max_steps": [0, -5, 10.5, 1e3, "10", None, True],
+    "adjoint": ["backsolve", None],
+    "reuse_equilibria": [1, "yes", None],
+    "loss": ["log_loss", "mse", None],
+    "optimizer": ["lbfgs", None],
+    "learning_rate_init": [0, -1e-3, np.inf, "1e-3", None],
+    "alpha": [-1e-4, np.inf, None],
+    "batch_size": [0, -1, 10.0, "all", None, True],
+    "max_iter": [0, -1, 10.0, None, np.inf],
+    "shuffle": [1, None, "True"],
+    "tol": [-1e-4, np.nan, None],
+    "n_iter_no_change": [0, -1, 2.5, None, -np.inf],
+    "average": [1, None],
+    "early_stopping": [1, None],
+    "validation_fraction": [0, 1, 0.0, 1.0, -0.1, "0.1", None],
+    "warm_start": [1, None],
+    "verbose": [-1, 0.5, "yes", None],
+    "engine": ["torch", None, "JAX"],
+    "device": ["gpu", None],
+}
+
+
+def test_every_parameter_but_random_state_has_refused_values():
+    assert REFUSED.keys() == parameters().keys() - {"random_state"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, value) for name, values in REFUSED.items() for value in values]
+)
+def test_a_refused_value_is_named_with_what_was_needed(name, value):
+    with pytest.raises(ValueError, match=f"^{name} must be .*; got ") as caught:
+        all_specs(parameters(**{name: value}))
+    assert str(caught.value).endswith(f"got {value!r}.")
+
+
+ACCEPTED = {
+    "n_state": [1, np.int64(3)],
+    "hidden_layer_sizes": [5, (), [5], (5, 6), np.array([5, 6]), np.int32(5), (np.int64(5),)],
+    "activation": ["identity", "logistic", "tanh", "relu", np.str_("relu")],
+    "stability": ["none", "jacobian", "contractive", "monotone"],
+    "contraction": [0.5, np.float32(0.5)],
+    "monotonicity": [0.05, 2, np.float32(1)],
+    "jacobian_penalty": [0, 0.0, 5],
+    "train_encoder": [False, np.False_],
+    "horizon": [None, 1, 2.5, np.float64(3)],
+    "solver": ["auto", "tsit5", "anderson", "broyden", "newton", "fixed_point"],
+    "abstol": [0, 0.0, 1, np.float32(1e-3)],
+    "reltol": [0, 1e-12],
+    "ode_abstol": [0, 1e-3],
+    "ode_reltol": [0, 1e-9],
+    "max_steps": [1, np.int16(10)],
+    "adjoint": ["implicit", "jfb", "unrolled"],
+    "reuse_equilibria": [True, np.False_],
+    "loss": ["squared_error", "sum_of_squares"],
+    "optimizer": ["adam", "sgd"],
+    "learning_rate_init": [1, 1e-5, np.float32(0.1)],
+    "alpha": [0, 1.0],
+    "batch_size": ["auto", 1, 50, 51, np.int64(3)],
+    "max_iter": [1, np.int64(3)],
+    "tol": [0, 0.5],
+    "n_iter_no_change": [1, np.inf, math.inf, np.int64(3)],
+    "validation_fraction": [0.5, np.float32(0.5)],
+    "verbose": [True, 0, 2, np.True_],
+    "engine": ["auto", "jax", "julia"],
+    "device": ["auto", "cpu", "cuda"],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, value) for name, values in ACCEPTED.items() for value in values]
+)
+def test_an_accepted_value_gives_specs_of_plain_python_values(name, value):
+    for spec in all_specs(parameters(**{name: value})):
+        hash(spec)  # engines key what they compile by it
+        for field in vars(spec).values():
+            values = field if isinstance(field, tuple) else (field,)
+            assert {type(v) for v in values} <= {int, float, bool, str, type(None)}
+
+
+@pytest.mark.parametrize("value", [5, [5], (5,), np.array([5]), np.int64(5)])
+def test_hidden_layer_sizes_of_one_layer(value):
+    assert all_specs(parameters(hidden_layer_sizes=value))[0].hidden_layer_sizes == (5,)
+
+
+def test_the_choices_are_listed():
+    with pytest.raises(ValueError, match="one of 'auto', 'tsit5', 'anderson', 'broyden'"):
+        all_specs(parameters(solver="tsit"))
+
+
+def test_the_loss_has_to_suit_the_estimator():
+    with pytest.raises(ValueError, match=r"^loss must be 'log_loss'; got 'squared_error'"):
+        checks.optimizer_spec(parameters(), ("log_loss",))
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "n", "expected"),
+    [("auto", 50, 50), ("auto", 1000, 200), (64, 1000, 64), (64, 10, 10), (300, 1000, 300)],
+)
+def test_batch_size_is_at_most_the_number_of_samples(batch_size, n, expected):
+    assert checks.train_spec(parameters(batch_size=batch_size), n).batch_size == expected
+
+
+def test_infinite_patience_outlasts_every_epoch():
+    spec = checks.train_spec(parameters(n_iter_no_change=np.inf, max_iter=30), 10)
+    assert spec.n_iter_no_change == 30
+
+
+# --- combinations ---
+
+
+def test_state_without_encoder_needs_equal_widths_and_says_both():
+    with pytest.raises(ValueError, match=r"4 feature\(s\) .* 3 column\(s\).*n_state=100"):
+        checks.model_spec(parameters(n_state=None), 4, 3)
+    assert checks.model_spec(parameters(n_state=None), 3, 3).n_state is None
+
+
+@pytest.mark.parametrize("solver", ["anderson", "newton", "fixed_point"])
+def test_a_horizon_needs_the_ode_solver(solver):
+    with pytest.raises(ValueError, match=f"needs solver='tsit5'; got solver='{solver}'"):
+        all_specs(parameters(horizon=5.0, solver=solver))
+
+
+@pytest.mark.parametrize(
+    ("stability", "horizon", "expected"),
+    [
+        ("contractive", None, "anderson"),
+        ("monotone", None, "peaceman_rachford"),
+        ("none", None, "tsit5"),
+        ("jacobian", None, "tsit5"),
+        ("contractive", 2.0, "tsit5"),
+        ("monotone", 2.0, "tsit5"),
+    ],
+)
+def test_auto_takes_a_solver_that_must_find_the_state(stability, horizon, expected):
+    _, solver, *_ = all_specs(parameters(stability=stability, horizon=horizon, solver="auto"))
+    assert solver.name == expected
+
+
+def test_the_monotone_cell_has_no_hidden_layers():
+    model, *_ = all_specs(parameters(stability="monotone", hidden_layer_sizes=(5, 6)))
+    assert model.hidden_layer_sizes == ()
+
+
+def test_splitting_needs_the_monotone_cell():
+    needed = "needs stability='monotone'; got stability='contractive'"
+    with pytest.raises(ValueError, match=needed):
+        all_specs(parameters(solver="peaceman_rachford"))
+
+
+def test_newton_cannot_be_unrolled():
+    with pytest.raises(ValueError, match="adjoint='unrolled' does not work with solver='newton'"):
+        all_specs(parameters(adjoint="unrolled", solver="newton"))
+
+
+@pytest.mark.parametrize("prefix", ["", "ode_"])
+def test_both_tolerances_zero_is_no_tolerance(prefix):
+    with pytest.raises(ValueError, match=f"{prefix}abstol=0 together with {prefix}reltol=0"):
+        all_specs(parameters(**{f"{prefix}abstol": 0, f"{prefix}reltol": 0.0}))
+
+
+# --- sample weights ---
+
+
+def test_no_sample_weight_is_all_ones_in_the_dtype():
+    weight = checks.check_sample_weight(None, 3, np.float32)
+    np.testing.assert_array_equal(weight, np.ones(3, np.float32), strict=True)
+
+
+def test_sample_weight_takes_the_dtype_of_the_model():
+    weight = checks.check_sample_weight([1, 0, 2], 3, np.float32)
+    np.testing.assert_array_equal(weight, np.array([1, 0, 2], np.float32), strict=True)
+
+
+@pytest.mark.parametrize(
+    ("weight", "message"),
+    [
+        ([1, 2], r"shape \(3,\); got shape \(2,\)"),
+        ([[1, 1, 1]], r"shape \(3,\); got shape \(1, 3\)"),
+        ([1, -0.5, 1], "not be negative; its smallest is -0.5"),
+        ([0, 0, 0], "above zero for at least one sample"),
+        ([1, np.nan, 1], "sample_weight contains NaN"),
+        ([1, np.inf, 1], "sample_weight contains infinity"),
+    ],
+)
+def test_sample_weight_refused(weight, message):
+    with pytest.raises(ValueError, match=message):
+        checks.check_sample_weight(weight, 3, np.float64)
+
+
+# --- the rest ---
+
+
+@pytest.mark.parametrize("depth", [-1, 1.5, None, True])
+def test_depth_refused(depth):
+    with pytest.raises(ValueError, match=r"^depth must be an integer of at least 0"):
+        checks.check_depth(depth)
+
+
+def test_a_changed_model_is_named_field_by_field():
+    fitted = ModelSpec(4, 1, 100, (100,), "tanh")
+    checks.check_same_model(fitted, ModelSpec(4, 1, 100, (100,), "tanh"), "partial_fit")
+    asked = ModelSpec(4, 1, 50, (100,), "relu")
+    with pytest.raises(ValueError, match=r"^partial_fit goes on") as caught:
+        checks.check_same_model(fitted, asked, "partial_fit")
+    assert "n_state was 100 and is now 50; activation was 'tanh' and is now 'relu'" in str(
+        caught.value
+    )
