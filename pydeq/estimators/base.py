@@ -21,6 +21,7 @@ from pydeq.model import (
     Params,
     SolverSpec,
     TrainSpec,
+    certify,
     init_params,
 )
 from pydeq.training import Data, History, TrainResult, Validation, split, train
