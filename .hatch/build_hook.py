@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-CARRIED = ("Project.toml", "src", "ext", "original")
+CARRIED = ("LICENSE", "Project.toml", "src", "ext", "original")
 INSIDE = "_julia"
 
 

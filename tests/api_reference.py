@@ -6,6 +6,7 @@ python tests/api_reference.py
 import importlib
 import inspect
 import logging
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ from typing import Any
 import griffe
 
 PAGE = Path(__file__).resolve().parents[1] / "examples" / "guides" / "api.md"
+
+WIDTH = 100
+"""Columns of the page."""
 
 # A heading, and the names under it with the module that users import each from.
 CONTENTS = {
@@ -99,10 +103,22 @@ def entry(name: str, value: Any) -> Iterator[str]:
         defaults = {p.name: p.default for p in signature.parameters.values()}
         plain = [p.replace(annotation=p.empty) for p in signature.parameters.values()]
         bare = signature.replace(parameters=plain, return_annotation=signature.empty)
-        yield from ("", "```python", f"{name.rsplit('.', 1)[-1]}{bare}", "```")
+        yield from ("", "```python", *call(name.rsplit(".", 1)[-1], bare), "```")
     for section in griffe.Docstring(inspect.getdoc(value) or "").parse("numpy"):
         yield ""
         yield from lines_of(section, defaults)
+
+
+def call(name: str, signature: inspect.Signature) -> list[str]:
+    """Return a signature on one line, or with a parameter a line where it is wider than a page."""
+    whole = f"{name}{signature}"
+    if len(whole) <= WIDTH:
+        return [whole]
+    lines = [f"    {parameter}," for parameter in signature.parameters.values()]
+    kinds = [parameter.kind for parameter in signature.parameters.values()]
+    if inspect.Parameter.KEYWORD_ONLY in kinds and inspect.Parameter.VAR_POSITIONAL not in kinds:
+        lines.insert(kinds.index(inspect.Parameter.KEYWORD_ONLY), "    *,")
+    return [f"{name}(", *lines, ")"]
 
 
 def is_called(value: Any) -> bool:
@@ -123,7 +139,10 @@ def lines_of(section: Any, defaults: dict[str, Any]) -> Iterator[str]:
     else:
         yield from (f"**{kind.capitalize()}**", "")
         for item in section.value:
-            yield item_line(item, defaults if kind == "parameters" else {})
+            line = item_line(item, defaults if kind == "parameters" else {})
+            yield from textwrap.wrap(
+                line, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+            )
 
 
 def item_line(item: Any, defaults: dict[str, Any]) -> str:

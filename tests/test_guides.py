@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from pydeq import DEQClassifier, DEQRegressor
+
 ROOT = Path(__file__).resolve().parents[1]
 GUIDES = ROOT / "examples" / "guides"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(GUIDES.glob("*.md"))]
@@ -58,8 +60,26 @@ def test_links_lead_somewhere(page):
                 assert heading in {h.lower().replace(" ", "-") for h in headings}, target
 
 
-def test_every_guide_is_linked_from_the_readme():
-    readme = (ROOT / "README.md").read_text("utf-8")
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_line_is_wider_than_the_code(page):
+    lines = page.read_text("utf-8").splitlines()
+    assert [line for line in lines if len(line) > 100 and "https://" not in line] == []
+
+
+def test_every_guide_is_linked_from_the_list_of_guides():
+    contents = (GUIDES / "README.md").read_text("utf-8")
     for page in GUIDES.glob("*.md"):
         if page.name != "README.md":
-            assert f"examples/guides/{page.name}" in readme
+            assert f"]({page.name})" in contents
+
+
+def test_the_table_of_parameters_has_the_defaults():
+    text = (GUIDES / "coming_from_mlp.md").read_text("utf-8")
+    rows = re.findall(r"^\| (`.*?) \| (`.*?) \| .* \|$", text, re.MULTILINE)
+    assert len(rows) > 5
+    for names, values in rows:
+        for name, value in zip(
+            re.findall("`(.*?)`", names), re.findall("`(.*?)`", values), strict=True
+        ):
+            for kind in (DEQClassifier, DEQRegressor):
+                assert kind().get_params()[name] == eval(value), name
