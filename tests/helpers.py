@@ -17,12 +17,8 @@ DIFFERENCE_TOLERANCE = 1e-6
 
 # Solves that end only where rounding does: what remains is the engine's own error.
 TIGHT = {
-    "float64": SolverSpec(
-        abstol=1e-11, reltol=1e-11, ode_abstol=1e-12, ode_reltol=1e-12, max_steps=20_000
-    ),
-    "float32": SolverSpec(
-        abstol=2e-6, reltol=2e-6, ode_abstol=1e-6, ode_reltol=1e-6, max_steps=2_000
-    ),
+    "float64": SolverSpec(abstol=1e-11, reltol=1e-11, max_steps=20_000),
+    "float32": SolverSpec(abstol=2e-6, reltol=2e-6, max_steps=2_000),
 }
 
 

@@ -10,7 +10,7 @@ import copy
 import numpy as np
 import oracle_math as om
 
-from pydeq.engines import AbstractEngine, AbstractSession, EpochReport
+from pydeq.engines import AbstractEngine, AbstractSession, BatchReport, epoch_report
 from pydeq.model import SOLVERS, STABILITIES, Equilibrium, iter_batches, metrics, probes
 
 ADAM_BETA1, ADAM_BETA2, ADAM_EPS = 0.9, 0.999, 1e-8
@@ -148,57 +148,48 @@ class OracleSession(AbstractSession):
     def load_data(self, x, target, weight):
         self._data = tuple(np.array(a, np.float64) for a in (x, target, weight))
 
-    def train_epoch(self, order, batch_size):
+    def train_epoch(self, order, batch_size, on_batch=None):
         before = copy.deepcopy((self._params, self._count, self._m, self._v))
         try:
-            report = self._train_epoch(order, batch_size)
+            report = self._train_epoch(order, batch_size, on_batch)
         except BaseException:
             self._params, self._count, self._m, self._v = before
             raise
         self._epoch += 1
         return report
 
-    def _train_epoch(self, order, batch_size):
+    def _train_epoch(self, order, batch_size, on_batch):
         batches = list(iter_batches(np.asarray(order), batch_size))
         width = self._model.state_width
         epoch_probes = probes(self._optimizer.seed, self._epoch, len(batches), width, np.float64)
-        losses, weights, norms, residuals, n_evals, n_failed = [], [], [], [], [], 0
+        reports = []
         for batch, probe in zip(batches, epoch_probes, strict=True):
             x, target, weight = (array[batch] for array in self._data)
             loss, grads, weight_sum, solved = self._loss_and_grad(x, target, weight, probe)
             residual, batch_evals, converged = solved
             counts = weight > 0
-            residuals.extend(residual[counts])
-            n_evals.extend([batch_evals] * counts.sum())
-            n_failed += int((~converged[counts]).sum())
-            if weight_sum == 0:
-                continue
-            losses.append(loss)
-            weights.append(weight_sum)
-            norms.append(np.sqrt(sum((grad**2).sum() for grad in grads.values())))
-            self._step(grads)
-        if not losses:
-            loss = np.nan
-        elif self._optimizer.loss == "sum_of_squares":
-            loss = np.sum(losses)
-        else:
-            loss = np.average(losses, weights=weights)
-        return EpochReport(
-            loss=float(loss),
-            grad_norm=float(np.mean(norms)) if norms else np.nan,
-            n_evals=float(np.mean(n_evals)),
-            worst_residual=float(np.max(residuals, initial=0.0)),
-            n_failed=n_failed,
-        )
+            reports.append(
+                BatchReport(
+                    loss=float(loss),
+                    weight=float(weight_sum),
+                    grad_norm=float(np.sqrt(sum((grad**2).sum() for grad in grads.values()))),
+                    n_evals=float(batch_evals * counts.sum()),
+                    n_samples=int(counts.sum()),
+                    worst_residual=float(np.max(residual[counts], initial=0.0)),
+                    n_failed=int((~converged[counts]).sum()),
+                )
+            )
+            if weight_sum > 0:
+                self._step(grads)
+            if on_batch is not None:
+                on_batch(reports[-1])
+        return epoch_report(reports)
 
     def _step(self, grads):
-        """Move every parameter once (Kingma and Ba 2015, algorithm 1, or plain descent)."""
+        """Move every parameter once (Kingma and Ba 2015, algorithm 1)."""
         rate = self._optimizer.learning_rate
         self._count += 1
         for name, grad in grads.items():
-            if self._optimizer.name == "sgd":
-                self._params[name] = self._params[name] - rate * grad
-                continue
             m = ADAM_BETA1 * self._m[name] + (1 - ADAM_BETA1) * grad
             v = ADAM_BETA2 * self._v[name] + (1 - ADAM_BETA2) * grad**2
             m_hat = m / (1 - ADAM_BETA1**self._count)
@@ -212,8 +203,6 @@ class OracleSession(AbstractSession):
         return {name: value.astype(self._dtype) for name, value in self._params.items()}
 
     def optimizer_state(self):
-        if self._optimizer.name == "sgd":
-            return {}
         state = {"count": np.array(self._count, np.int64)}
         state |= {f"m.{name}": m.astype(self._dtype) for name, m in self._m.items()}
         state |= {f"v.{name}": v.astype(self._dtype) for name, v in self._v.items()}
@@ -228,7 +217,6 @@ class OracleEngine(AbstractEngine):
     solvers = SOLVERS
     stabilities = STABILITIES
     unrolls = SOLVERS
-    reuses = True
 
     def __init__(self, device="auto"):
         pass

@@ -79,7 +79,7 @@ def cell_layers(model: ModelSpec, params) -> Layers:
     weights = cell_weights(model, params)
     if model.stability == "monotone":
         (a,), b = weights, params["cell.0.skew"]
-        w = (1 - model.monotonicity) * np.eye(len(a)) - a @ a.T + b - b.T
+        w = -a @ a.T + b - b.T
         return [(w, params["cell.0.bias"])]
     factor = contractive_factor(model, weights)
     return [(factor * w, params[f"cell.{i}.bias"]) for i, w in enumerate(weights)]
@@ -244,8 +244,6 @@ def horizon_vjp(model: ModelSpec, layers: Layers, h, g):
 
 def loss_gradient(name, output, target, weight):
     """Return dL/d output of ``pydeq.model.metrics.loss``, ``(n, n_outputs)``."""
-    if name == "sum_of_squares":
-        return 2 * (output - target) * weight[:, None]
     share = (weight / weight.sum())[:, None]
     if name == "squared_error":
         return 2 * (output - target) / output.shape[1] * share

@@ -104,7 +104,7 @@ def test_an_integration_that_did_not_end_is_no_matter_of_equilibria():
     model = dataclasses.replace(MODEL, horizon=5.0)
     message = solve_message([False, True], model=model)
     assert message.startswith("1 of 2 samples did not reach horizon=5 within max_steps=50.")
-    assert "looser ode_abstol and ode_reltol" in message
+    assert "looser abstol and reltol" in message
     assert "residual" not in message
 
 

@@ -11,11 +11,10 @@ from click.testing import CliRunner
 from PIL import Image
 
 import pydeq
-from pydeq import presets
 from pydeq.cli import demos
 from pydeq.cli.main import main
 from pydeq.errors import EngineUnavailableError
-from pydeq.training.loop import _Progress
+from pydeq.training import Progress
 
 
 @pytest.fixture
@@ -120,7 +119,7 @@ def test_double(run, tmp_path):
     prediction = float(line.split(":")[1].split("/")[0])
     assert abs(prediction + 10) < 0.2
     assert "figure: out/double.png" in result.stdout
-    assert "1000/1000" in result.stderr
+    assert "1000.0/1000" in result.stderr
     assert_picture(tmp_path / "out" / "double.png")
 
 
@@ -157,7 +156,7 @@ def test_mnist(run, mnist_folder, tmp_path):
     assert "training samples that found no equilibrium: 0 of 200" in result.stdout
     assert "converged: 30 of 30 test samples" in result.stdout
     assert "/ true digit: 2" in result.stdout
-    assert "200/200" in result.stderr
+    assert "1.0/1" in result.stderr
     assert_picture(tmp_path / "out" / "mnist.png")
 
 
@@ -168,15 +167,6 @@ def test_mnist_at_the_posts_tolerance_is_honest(run, mnist_folder):
     assert "may lose its equilibrium" in result.stdout
     assert "--reltol 1e-3" in result.stdout
     assert "training samples that found no equilibrium: " in result.stdout
-
-
-def test_mnist_in_parts_is_an_epoch(mnist_folder, tmp_path, monkeypatch):
-    """The parts train as partial_fit's one call would: every sample once, one optimiser."""
-    monkeypatch.setattr(demos, "_PART", 128)
-    X, y, *_ = pydeq.datasets.load_mnist(mnist_folder)
-    model = presets.mnist(reltol=1e-2, abstol=1e-2)
-    assert demos._train_in_parts(model, X, y) == (0, 200)
-    assert model.optimizer_state_["count"] == 2, "batches of 128 and 72"
 
 
 def test_mnist_without_data(run):
@@ -217,14 +207,14 @@ def test_folder_that_cannot_be_written(run, tmp_path):
 
 def test_interrupt_goes_on_with_the_epochs_done(run, quick, monkeypatch):
     quick("double", max_iter=10**6)
-    show = _Progress.show
+    show = Progress.on_epoch
 
     def show_and_interrupt(progress, record):
         show(progress, record)
         if progress._bar.n == 20:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(_Progress, "show", show_and_interrupt)
+    monkeypatch.setattr(Progress, "on_epoch", show_and_interrupt)
     result = run("demo", "double")
     assert result.exit_code == 0, result.output
     assert "Warning: fit was interrupted after 2" in result.stderr

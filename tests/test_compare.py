@@ -1,6 +1,5 @@
 """`pydeq compare`: the same start for everyone, the numbers of the table, the file format."""
 
-import dataclasses
 import re
 import subprocess
 import types
@@ -12,7 +11,7 @@ from click.testing import CliRunner
 from helpers import assert_params_equal, assert_params_near
 
 import pydeq.compare.task
-from pydeq import presets
+from pydeq import compare, presets
 from pydeq.cli.compare import compare as compare_command
 from pydeq.compare import original
 from pydeq.compare.original import read_arrays, run_original, write_arrays
@@ -30,12 +29,12 @@ def digits(monkeypatch):
 
 
 def tight_mnist(**changes):
-    return pydeq.compare.task.mnist_task(".", abstol=1e-3, reltol=1e-3, **changes)
+    return compare.mnist_task(".", abstol=1e-3, reltol=1e-3, **changes)
 
 
 def test_double_starts_and_trains_as_the_preset_does():
-    task = pydeq.compare.task.double_task(n_epochs=5)
-    outcome = pydeq.compare.task.run_engine(task, "jax")
+    task = compare.double_task(n_epochs=5)
+    outcome = compare.run_engine(task, "jax")
     model = presets.double(engine="jax", max_iter=5).fit(*presets.double_data())
     assert_params_equal(outcome.params, model.params_)
     np.testing.assert_array_equal(outcome.loss, model.loss_curve_)
@@ -43,50 +42,49 @@ def test_double_starts_and_trains_as_the_preset_does():
 
 
 def test_mnist_starts_and_trains_as_the_preset_does(digits):
-    outcome = pydeq.compare.task.run_engine(tight_mnist(), "jax")
+    outcome = compare.run_engine(tight_mnist(), "jax")
     X, y, _, _ = pydeq.compare.task.datasets.load_mnist(".")
     model = presets.mnist(engine="jax", abstol=1e-3, reltol=1e-3).fit(X, y)
     assert_params_near(outcome.params, model.params_, 1e-5)
 
 
-def test_parts_are_whole_batches_that_make_up_the_epochs(digits):
+def test_batches_make_up_the_epochs(digits):
     task = tight_mnist(n_epochs=2)
-    assert [len(part) for part in task.parts] == [128, 172, 300]
-    assert [len(batch) for batch in task.batches(task.parts[2])] == [128, 128, 44]
-    epoch = np.concatenate(task.parts[:2])
-    assert sorted(epoch) == list(range(300))
-    double = pydeq.compare.task.double_task(n_epochs=3)
-    assert [list(part) for part in double.parts] == [list(range(10))] * 3
+    assert task.batch_sizes.tolist() == [128, 128, 44] * 2
+    assert all(sorted(order) == list(range(300)) for order in task.orders)
+    double = compare.double_task(n_epochs=3)
+    assert [list(order) for order in double.orders] == [list(range(10))] * 3
 
 
 def outcome(task, program, **changes):
-    n = len(task.parts)
+    n = len(task.batch_sizes)
     values = {
         "loss": np.full(n, 2.0),
         "n_evals": np.arange(1.0, n + 1),
         "worst_residual": np.full(n, 1e-3),
         "n_failed": np.ones(n, int),
-        "seconds": np.full(n, 0.5),
+        "first_seconds": 0.5,
+        "other_seconds": 1.0,
+        "test_seconds": 1.0,
         "params": task.params,
         "output": 2.0 * task.x_test,
         "n_test_failed": 4,
-        "test_seconds": 1.0,
     }
-    return pydeq.compare.task.Outcome(program, **{**values, **changes})
+    return compare.Outcome(program, **{**values, **changes})
 
 
 def test_table_has_a_column_for_each_program():
-    task = pydeq.compare.task.double_task(n_epochs=3)
+    task = compare.double_task(n_epochs=3)
     first = outcome(task, "jax")
     params = {name: 1.1 * value for name, value in task.params.items()}
     other = outcome(task, "julia", params=params, worst_residual=None, n_test_failed=None)
-    lines = list(pydeq.compare.task.table(task, [first, other]))
+    lines = list(compare.table(task, [first, other]))
     rows = {line[:28].strip(): line[28:].split() for line in lines}
     assert rows[""] == ["jax", "julia"]
     assert rows["loss, last epoch"] == ["2", "2"]
     assert rows["prediction for -5"] == ["-10.0000", "-10.0000"]
     assert rows["evaluations, last epoch"] == ["3.0", "3.0"]
-    assert rows["worst residual, last part"] == ["1.0e-03", "-"]
+    assert rows["worst residual, last batch"] == ["1.0e-03", "-"]
     assert rows["failed of 30 solves"] == ["3", "3"]
     assert rows["failed of 21 in the test"] == ["4", "-"]
     assert rows["seconds, all others"] == ["1.0", "1.0"]
@@ -96,12 +94,14 @@ def test_table_has_a_column_for_each_program():
 
 def test_means_over_an_epoch_are_by_the_sample(digits):
     task = tight_mnist(n_epochs=2)
-    found = outcome(task, "jax", loss=np.array([1.0, 2.0, np.nan]), output=np.zeros((100, 10)))
-    assert np.isnan(pydeq.compare.task._last_epoch(task, found.loss))
-    one = dataclasses.replace(task, parts=task.parts[:2], n_epochs=1)
-    expected = (128 * 1.0 + 172 * 2.0) / 300
-    assert pydeq.compare.task._last_epoch(one, found.loss[:2]) == pytest.approx(expected)
-    assert pydeq.compare.task._last_epoch(one, np.array([np.nan, 2.0])) == 2.0
+    loss = np.array([9.0, 9.0, 9.0, 1.0, 2.0, 4.0])
+    found = outcome(task, "jax", loss=loss, output=np.zeros((100, 10)))
+    lines = list(compare.table(task, [found]))
+    expected = (128 * 1.0 + 128 * 2.0 + 44 * 4.0) / 300
+    assert lines[1].split()[-1] == f"{expected:.5g}"
+    loss[4] = np.nan  # a batch without a step
+    lines = list(compare.table(task, [found]))
+    assert lines[1].split()[-1] == f"{(128 * 1.0 + 44 * 4.0) / 172:.5g}"
 
 
 # --- the command ---
@@ -193,7 +193,7 @@ def fake_julia(monkeypatch):
 
 
 def test_the_original_of_double_is_given_all_it_needs(fake_julia):
-    task = pydeq.compare.task.double_task(n_epochs=4)
+    task = compare.double_task(n_epochs=4)
 
     def program(given):
         return {
@@ -214,11 +214,11 @@ def test_the_original_of_double_is_given_all_it_needs(fake_julia):
     assert fake_julia.command[:2] == ["julia", "--project=/p"]
     assert fake_julia.command[3].endswith("double.jl")
     assert "@stdlib" in fake_julia.env["JULIA_LOAD_PATH"]
-    np.testing.assert_array_equal(found.loss, np.arange(4.0))
+    np.testing.assert_array_equal(found.loss, np.arange(4.0) / 10)  # the mean, of a sum
     np.testing.assert_array_equal(found.n_failed, [0, 10, 0, 0])
-    np.testing.assert_array_equal(found.seconds, [5, 1, 1, 1])
+    assert (found.first_seconds, found.other_seconds, found.test_seconds) == (5, 3, 0.5)
     assert_params_near(found.params, {n: v + 1 for n, v in task.params.items()}, 1e-12)
-    rows = "\n".join(pydeq.compare.task.table(task, [found]))
+    rows = "\n".join(compare.table(task, [found]))
     assert re.search(r"prediction for -5 +-10.0000", rows)
 
 
@@ -240,26 +240,26 @@ def test_the_original_of_mnist_counts_by_the_batch(fake_julia, digits):
     found = run_original(task)
     assert fake_julia.given["train_encoder"] == 0
     assert fake_julia.given["x"].dtype == np.float32
-    np.testing.assert_array_equal(fake_julia.given["order"], np.concatenate(task.parts))
-    np.testing.assert_allclose(found.loss, [3.0, (128 * 2.0 + 44 * 1.0) / 172])
-    np.testing.assert_array_equal(found.n_failed, [0, 44])
+    np.testing.assert_array_equal(fake_julia.given["order"], task.orders[0])
+    np.testing.assert_array_equal(found.loss, [3.0, 2.0, 1.0])
+    np.testing.assert_array_equal(found.n_failed, [0, 0, 44])
     assert found.n_test_failed == 100
 
 
 def test_an_original_that_fails_is_quoted(fake_julia):
     fake_julia.program = lambda given: "ERROR: LoadError: no such thing\nStacktrace: ..."
     with pytest.raises(EngineError, match=r"double.jl failed:\nERROR: LoadError: no such thing"):
-        run_original(pydeq.compare.task.double_task(n_epochs=4))
+        run_original(compare.double_task(n_epochs=4))
 
 
 @pytest.mark.julia
 @pytest.mark.parametrize("preset", ["double", "mnist"])
 def test_engines_and_original_agree(digits, preset):
     if preset == "double":
-        task = pydeq.compare.task.double_task(n_epochs=20, abstol=1e-6, reltol=1e-6)
+        task = compare.double_task(n_epochs=20, abstol=1e-6, reltol=1e-6)
     else:
         task = tight_mnist()
-    outcomes = [pydeq.compare.task.run_engine(task, name) for name in ("jax", "julia")]
+    outcomes = [compare.run_engine(task, name) for name in ("jax", "julia")]
     outcomes.append(run_original(task))
     for found in outcomes[1:]:
         np.testing.assert_allclose(found.loss, outcomes[0].loss, rtol=1e-2)

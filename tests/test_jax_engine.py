@@ -100,7 +100,7 @@ def test_other_numbers_compile_nothing():
 
     search()
     before = compiled.search._cache_size()
-    search(reltol=1e-5, abstol=1e-7, ode_reltol=1e-2, ode_abstol=1e-4, max_steps=77)
+    search(reltol=1e-5, abstol=1e-7, max_steps=77)
     assert compiled.search._cache_size() == before
 
 

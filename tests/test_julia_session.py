@@ -6,11 +6,15 @@ import numpy as np
 import pytest
 from helpers import assert_params_equal, random_batch, random_params
 
+from pydeq.engines import BatchReport
 from pydeq.engines.julia import runtime, session
 from pydeq.errors import EngineError, EngineUnavailableError
 from pydeq.model import ModelSpec, OptimizerSpec, SolverSpec
 
 MODEL = ModelSpec(n_features=3, n_outputs=2, n_state=6, hidden_layer_sizes=(7, 5))
+
+
+REPORT = BatchReport(1.0, 1.0, 1.0, 1, 1, 0.0, 0)
 
 
 class FakeModule:
@@ -53,7 +57,7 @@ class FakeModule:
         s.count += 1
         self.batches.append((at, probe))
         if self.reports is None:
-            return session._Batch(1.0, 1.0, 1.0, 1, 1, 0.0, 0)
+            return REPORT
         report = self.reports.pop(0)
         if isinstance(report, type):
             raise report
@@ -107,13 +111,12 @@ def open_session(params=None, optimizer=None, state=None, **solver):
 
 def test_specs_and_weights_are_handed_over(module):
     params = random_params(MODEL, dtype="float32")
-    open_session(params, OptimizerSpec("sgd", alpha=0.5, train_encoder=False), max_steps=7)
+    open_session(params, OptimizerSpec(alpha=0.5, train_encoder=False), max_steps=7)
     settings = module.settings
     assert settings["names"] == list(params)
     assert settings["hidden_layer_sizes"] == [7, 5]
     assert settings["horizon"] is None
     assert settings["max_steps"] == 7
-    assert settings["optimizer"] == "sgd"
     assert not settings["train_encoder"]
     assert settings["device"] == "cpu"
     for array, value in zip(settings["arrays"], params.values(), strict=True):
@@ -129,7 +132,6 @@ def test_the_optimizers_state_comes_and_goes(module):
     assert state["count"] == 2
     assert state["count"].dtype == np.int64
     assert_params_equal(open_session(state=state).optimizer_state(), state)
-    assert open_session(optimizer=OptimizerSpec("sgd"), state={}).optimizer_state() == {}
 
 
 def test_batches_are_counted_from_one(module):
@@ -141,39 +143,12 @@ def test_batches_are_counted_from_one(module):
     assert len({tuple(probe) for _, probe in module.batches}) > 1
 
 
-def report(**changes):
-    values = {
-        "loss": 2.0,
-        "weight": 1.0,
-        "grad_norm": 3.0,
-        "n_evals": 40,
-        "n_samples": 4,
-        "worst_residual": 0.5,
-        "n_failed": 0,
-    }
-    return session._Batch(**{**values, **changes})
-
-
-def test_the_epochs_report_is_of_its_batches():
-    nothing = report(loss=np.nan, weight=0.0, n_failed=4, worst_residual=np.nan, grad_norm=0.0)
-    batches = [report(), report(loss=5.0, weight=3.0, n_evals=80), nothing]
-    found = session._report(batches, "squared_error")
-    assert found.loss == (2 * 1 + 5 * 3) / 4
-    assert found.grad_norm == 3.0
-    assert found.n_evals == 160 / 12
-    assert found.worst_residual == np.inf
-    assert found.n_failed == 4
-    assert session._report(batches, "sum_of_squares").loss == 7.0
-    assert np.isnan(session._report([nothing], "squared_error").loss)
-    assert np.isnan(session._report([nothing], "sum_of_squares").loss)
-
-
 @pytest.mark.parametrize("error", [KeyboardInterrupt, EngineError])
 def test_an_epoch_that_fails_is_undone(module, error):
     opened = open_session()
     opened.load_data(*random_batch(MODEL, OptimizerSpec()))
     before, state = opened.params(), opened.optimizer_state()
-    module.reports = [report(), error]
+    module.reports = [REPORT, error]
     with pytest.raises(error):
         opened.train_epoch(np.arange(8), 4)
     assert_params_equal(opened.params(), before)
@@ -190,7 +165,7 @@ def test_an_interrupt_while_undoing_is_made_up_for(module, monkeypatch):
     opened = open_session()
     opened.load_data(*random_batch(MODEL, OptimizerSpec()))
     before = opened.params()
-    module.reports = [report(), KeyboardInterrupt]
+    module.reports = [REPORT, KeyboardInterrupt]
     with pytest.raises(KeyboardInterrupt):
         opened.train_epoch(np.arange(8), 4)
     with monkeypatch.context() as patch:

@@ -32,7 +32,7 @@ class ScriptedSession(AbstractSession):
     def load_data(self, x, target, weight):
         self.loaded = (x, target, weight)
 
-    def train_epoch(self, order, batch_size):
+    def train_epoch(self, order, batch_size, on_batch=None):
         self.orders.append((order.copy(), batch_size))
         step = self.script[self.epoch]
         if isinstance(step, BaseException):

@@ -96,7 +96,7 @@ def compare(
         raise click.UsageError("--model goes with --reference.")
     if preset is None:
         raise click.UsageError("Give --preset, or --reference.")
-    from pydeq.compare import task as work
+    from pydeq import compare as work
 
     overrides: dict[str, Any] = {} if tol is None else {"abstol": tol, "reltol": tol}
     try:
@@ -119,8 +119,7 @@ def compare(
 
 def _run(task: Any, program: str) -> Any:
     """Return the outcome of one program, or None, having said why, where it is not usable."""
-    from pydeq.compare.original import run_original
-    from pydeq.compare.task import run_engine
+    from pydeq.compare import run_engine, run_original
     from pydeq.errors import EngineUnavailableError
 
     click.echo(f"{program} ...", err=True)

@@ -4,7 +4,6 @@ Each returns the path of its figure. Text goes to standard output, progress bars
 """
 
 import tempfile
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +11,12 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from pydeq import datasets, plot, presets
+from pydeq.engines import EngineName
 from pydeq.estimators import DEQClassifier, DEQRegressor
 from pydeq.fixed_points import fixed_point
 from pydeq.model import softmax
-from pydeq.training import progress_bar
 
 __all__ = ["cos", "digits", "double", "mnist"]
-
-# Of the MNIST epoch, in samples: whole batches of the preset's 128, so that an epoch in parts has
-# the batches of an epoch in one.
-_PART = 24 * 128
 
 
 def cos(out: Path) -> Path:
@@ -37,7 +32,9 @@ def cos(out: Path) -> Path:
     return _write(figure, out / "cos.png")
 
 
-def double(out: Path, *, engine: str = "auto", seed: int | None = None, **overrides: Any) -> Path:
+def double(
+    out: Path, *, engine: EngineName = "auto", seed: int | None = None, **overrides: Any
+) -> Path:
     """Learn y = 2x from ten points and draw predictions over truth; `overrides` the preset."""
     _make_folder(out)
     model = presets.double(engine=engine, verbose=True, **_seed(seed), **overrides)
@@ -63,7 +60,9 @@ def double(out: Path, *, engine: str = "auto", seed: int | None = None, **overri
     return _write(figure, out / "double.png")
 
 
-def digits(out: Path, *, engine: str = "auto", seed: int | None = None, **overrides: Any) -> Path:
+def digits(
+    out: Path, *, engine: EngineName = "auto", seed: int | None = None, **overrides: Any
+) -> Path:
     """Learn scikit-learn's 8 x 8 digits and draw one; `overrides` are the classifier's."""
     _make_folder(out)
     X, y, X_test, y_test = datasets.load_digits()
@@ -78,7 +77,7 @@ def mnist(
     out: Path,
     data: Path,
     *,
-    engine: str = "auto",
+    engine: EngineName = "auto",
     seed: int | None = None,
     reltol: float | None = None,
 ) -> Path:
@@ -88,7 +87,7 @@ def mnist(
     ----------
     out, data : Path
         Folder of the figure; folder of the MNIST files.
-    engine : str
+    engine : {"auto", "jax", "julia"}
     seed : int, optional
     reltol : float, optional
         Tolerance of the equilibria, the preset's `abstol` and `reltol`.
@@ -96,7 +95,7 @@ def mnist(
     _make_folder(out)
     X, y, X_test, y_test = datasets.load_mnist(data)
     tolerance = {} if reltol is None else {"abstol": reltol, "reltol": reltol}
-    model = presets.mnist(engine=engine, **tolerance, **_seed(seed))
+    model = presets.mnist(engine=engine, verbose=True, **tolerance, **_seed(seed))
     print(
         f"Learning to read digits from {len(y):,} images of 28 x 28 pixels, as in the blog post: "
         f"one epoch, equilibria to {model.reltol:g}."
@@ -107,8 +106,9 @@ def mnist(
             "the cell,\nwhich nothing holds stable, may lose its equilibrium while it trains. The "
             "cure is `--reltol 1e-3`."
         )
-    n_failed, n_seen = _train_in_parts(model, X, y)
-    print(f"training samples that found no equilibrium: {n_failed:,} of {n_seen:,}")
+    _fit(model, X, y)
+    n_failed = sum(model.history_.n_failed)
+    print(f"training samples that found no equilibrium: {n_failed:,} of {len(y):,}")
     return _show_digit(model, X_test, y_test, out / "mnist.png")
 
 
@@ -119,36 +119,6 @@ def _fit(model: DEQRegressor | DEQClassifier, X: np.ndarray, y: np.ndarray) -> N
         raise KeyboardInterrupt
     history = model.history_
     print(f"epochs: {len(history)}, {sum(history.seconds):.1f} s, engine: {model.engine_}")
-
-
-def _train_in_parts(model: DEQClassifier, X: np.ndarray, y: np.ndarray) -> tuple[int, int]:
-    """Train one epoch with a progress bar; return how many samples failed, and were seen.
-
-    `fit` shows its progress by the epoch, and an epoch of MNIST takes minutes. The parts of one
-    epoch, handed to `partial_fit`, are the same training: the optimiser goes on from part to part.
-    """
-    order = np.random.default_rng(model.random_state).permutation(len(y))
-    parts = [order[start : start + _PART] for start in range(0, len(order), _PART)]
-    n_failed = n_seen = 0
-    reason = ""
-    with progress_bar(total=len(y), desc="fit", unit="sample") as bar, warnings.catch_warnings():
-        # Counted and said once, below and by the caller, instead of after each part.
-        warnings.simplefilter("ignore", UserWarning)
-        for part in parts:
-            model.partial_fit(X[part], y[part], classes=np.arange(10))
-            reason = model.history_.stop_reason
-            if reason in ("interrupted", "diverged"):
-                break
-            record = model.history_[-1]
-            n_failed += record.n_failed
-            n_seen += len(part)
-            bar.set_postfix(loss=f"{record.loss:.4g}", failed=n_failed, refresh=False)
-            bar.update(len(part))
-    if not n_seen:
-        raise KeyboardInterrupt
-    if n_seen < len(y):
-        print(f"Training was cut short ({reason}) after {n_seen:,} of {len(y):,} samples.")
-    return n_failed, n_seen
 
 
 def _show_digit(model: DEQClassifier, X: np.ndarray, y: np.ndarray, path: Path) -> Path:

@@ -12,7 +12,7 @@ import click
 from pydeq import __version__
 from pydeq.cli.compare import compare
 from pydeq.cli.julia import julia
-from pydeq.engines import ENGINES
+from pydeq.engines import ENGINES, EngineName
 from pydeq.errors import EngineError
 
 __all__ = ["main"]
@@ -79,7 +79,7 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
 
 @demo.command()
 @_options
-def cos(engine: str, out: Path, seed: int | None) -> None:
+def cos(engine: EngineName, out: Path, seed: int | None) -> None:
     """Find where cos x = x, and draw how.
 
     Takes a second. Nothing here is random, and numpy computes it: --engine and --seed change
@@ -94,7 +94,7 @@ def cos(engine: str, out: Path, seed: int | None) -> None:
 
 @demo.command()
 @_options
-def double(engine: str, out: Path, seed: int | None) -> None:
+def double(engine: EngineName, out: Path, seed: int | None) -> None:
     """Learn y = 2x from ten points, predict for -5.
 
     Takes half a minute. The first model of the blog post; draws predictions over truth.
@@ -107,7 +107,7 @@ def double(engine: str, out: Path, seed: int | None) -> None:
 
 @demo.command()
 @_options
-def digits(engine: str, out: Path, seed: int | None) -> None:
+def digits(engine: EngineName, out: Path, seed: int | None) -> None:
     """Learn the 8 x 8 digits that come with scikit-learn.
 
     Takes under a minute, downloads nothing. Prints the test accuracy and draws a digit with the
@@ -134,7 +134,9 @@ def digits(engine: str, out: Path, seed: int | None) -> None:
     metavar="TOL",
     help="Tolerance of the equilibria (abstol too); 1e-3 trains well.  [default: 0.1, the post's]",
 )
-def mnist(engine: str, out: Path, seed: int | None, data: Path, reltol: float | None) -> None:
+def mnist(
+    engine: EngineName, out: Path, seed: int | None, data: Path, reltol: float | None
+) -> None:
     """Learn MNIST, one epoch, as the blog post does.
 
     Takes minutes. At the post's own tolerance the cell may lose its equilibrium while it trains;

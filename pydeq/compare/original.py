@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pydeq.compare.task import Outcome, Task
+from pydeq.compare.outcome import Outcome
+from pydeq.compare.task import Task
 from pydeq.engines.julia import bundled_project, find_julia
 from pydeq.errors import EngineError, EngineUnavailableError
 
@@ -62,6 +63,7 @@ def run_original(task: Task) -> Outcome:
 def _given(task: Task) -> dict[str, np.ndarray]:
     """Return what the program reads."""
     solver, data = task.solver, task.data
+    ode_abstol, ode_reltol = solver.ode_tolerances(task.model)
     given = {
         **task.params,
         "x": data.x,
@@ -70,48 +72,41 @@ def _given(task: Task) -> dict[str, np.ndarray]:
         "learning_rate": np.float64(task.optimizer.learning_rate),
         "abstol": np.float64(solver.abstol),
         "reltol": np.float64(solver.reltol),
-        "ode_abstol": np.float64(solver.ode_abstol),
-        "ode_reltol": np.float64(solver.ode_reltol),
+        "ode_abstol": np.float64(ode_abstol),
+        "ode_reltol": np.float64(ode_reltol),
         "max_steps": np.int64(solver.max_steps),
     }
     if task.preset == "double":
-        given["n_steps"] = np.int64(len(task.parts))
+        given["n_steps"] = np.int64(len(task.batch_sizes))
     else:
         given["batch_size"] = np.int64(task.batch_size)
         given["train_encoder"] = np.int64(task.optimizer.train_encoder)
-        given["order"] = np.concatenate(task.parts)
+        given["order"] = np.concatenate(task.orders)
     return {name: np.asarray(value) for name, value in given.items()}
 
 
 def _outcome(task: Task, found: dict[str, np.ndarray]) -> Outcome:
-    """Return the program's results, which are by the batch, by the parts of the task."""
-    sizes = [[len(batch) for batch in task.batches(part)] for part in task.parts]
-    of_batch = np.repeat(np.arange(len(sizes)), [len(part) for part in sizes])
-    weights = np.concatenate(sizes).astype(float)
-
-    def total(values: np.ndarray) -> np.ndarray:
-        return np.bincount(of_batch, values * weights, len(sizes))
-
-    samples = total(np.ones(len(weights)))
+    """Return the program's results; what it counts by the batch becomes counts of samples."""
     n_test_failed = None
     if "failed_test" in found:
         starts = range(0, len(task.x_test), task.batch_size)
         test_sizes = [min(task.batch_size, len(task.x_test) - start) for start in starts]
         n_test_failed = int(found["failed_test"] @ test_sizes)
-    first, rest, test = found["seconds"]
-    seconds = np.full(len(sizes), rest / max(len(sizes) - 1, 1))
-    seconds[0] = first
+    first, others, test = map(float, found["seconds"])
+    # The post's loss of `double` is the sum of the squares, pydeq's their mean.
+    divisor = len(task.data) if task.preset == "double" else 1
     return Outcome(
         program="original",
-        loss=total(found["loss"]) / samples,
-        n_evals=total(found["n_evals"]) / samples,
+        loss=found["loss"] / divisor,
+        n_evals=found["n_evals"].astype(float),
         worst_residual=None,
-        n_failed=total(found["failed"]).astype(int),
-        seconds=seconds,
+        n_failed=found["failed"].astype(int) * task.batch_sizes,
+        first_seconds=first,
+        other_seconds=others,
+        test_seconds=test,
         params={name: found[name] for name in task.params},
         output=found["output"],
         n_test_failed=n_test_failed,
-        test_seconds=float(test),
     )
 
 

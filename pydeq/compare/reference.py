@@ -138,20 +138,21 @@ def set_beside(reference: Reference, model: Any = None) -> Comparison:
     reference : Reference
     model : fitted estimator, optional
         Else :func:`pydeq.presets.double`, fitted to its own data for as many epochs as the loss
-        curve has, or for the post's 1000.
+        curve has, or for the post's 1000. Its loss is then the post's, the sum of the squares.
 
     Raises
     ------
     ValueError
         If the reference's shapes are not those of the model.
     """
-    name = "the model"
+    name, scale = "the model", 1
     if model is None:
         epochs = {} if reference.loss is None else {"max_iter": len(reference.loss)}
-        model, name = presets.double(**epochs).fit(*presets.double_data()), "presets.double()"
+        X, y = presets.double_data()
+        model, name, scale = presets.double(**epochs).fit(X, y), "presets.double()", len(y)
     curves: dict[str, Any] = {}
     if reference.loss is not None:
-        curves = {"their_loss": reference.loss, "our_loss": np.array(model.loss_curve_)}
+        curves = {"their_loss": reference.loss, "our_loss": scale * np.array(model.loss_curve_)}
     if reference.x is None or reference.prediction is None:
         return Comparison(name, **curves)
     spec = model.model_spec_

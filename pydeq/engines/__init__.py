@@ -4,21 +4,38 @@ import functools
 import logging
 import threading
 from dataclasses import dataclass
+from typing import Literal, get_args
 
-from pydeq.engines.base import AbstractEngine, AbstractSession, EpochReport
+from pydeq.engines.base import (
+    AbstractEngine,
+    AbstractSession,
+    BatchReport,
+    EpochReport,
+    OnBatch,
+    epoch_report,
+)
 from pydeq.errors import EngineUnavailableError
 
 __all__ = [
+    "DEVICES",
     "ENGINES",
     "AbstractEngine",
     "AbstractSession",
+    "BatchReport",
+    "Device",
+    "EngineName",
     "EngineReport",
     "EpochReport",
+    "OnBatch",
+    "epoch_report",
     "find_engines",
     "get_engine",
 ]
 
-ENGINES = ("auto", "jax", "julia")
+EngineName = Literal["auto", "jax", "julia"]
+ENGINES: tuple[str, ...] = get_args(EngineName)
+Device = Literal["auto", "cpu", "cuda"]
+DEVICES: tuple[str, ...] = get_args(Device)
 
 _log = logging.getLogger(__name__)
 

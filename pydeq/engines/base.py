@@ -1,8 +1,10 @@
 """The contract of an engine. One test file holds every engine, and a numpy oracle, to it."""
 
 import abc
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
@@ -11,20 +13,75 @@ from pydeq.model import Equilibrium, ModelSpec, OptimizerSpec, Params, SolverSpe
 __all__ = [
     "AbstractEngine",
     "AbstractSession",
+    "BatchReport",
     "EpochReport",
+    "OnBatch",
     "check_supported",
+    "epoch_report",
 ]
+
+
+class BatchReport(NamedTuple):
+    """What one batch of an epoch did.
+
+    Attributes
+    ----------
+    loss : float
+        Penalties included, at the weights before the step; void where `weight` is 0.
+    weight : float
+        Sum of the weights of the samples that counted; 0: no step was taken.
+    grad_norm : float
+        L2 norm of the gradient.
+    n_evals : float
+        Evaluations of the cell in the forward solve, summed over the samples that have a weight.
+    n_samples : int
+        Samples that have a weight.
+    worst_residual : float
+    n_failed : int
+    """
+
+    loss: float
+    weight: float
+    grad_norm: float
+    n_evals: float
+    n_samples: int
+    worst_residual: float
+    n_failed: int
+
+
+OnBatch = Callable[[BatchReport], None]
+"""Is told of each batch of an epoch, in order, after its step."""
 
 
 @dataclass(frozen=True)
 class EpochReport:
-    """What one epoch did; the fields are those of :class:`pydeq.training.history.EpochRecord`."""
+    """What one epoch did; the fields are those of :class:`pydeq.History`'s records."""
 
     loss: float
     grad_norm: float
     n_evals: float
     worst_residual: float
     n_failed: int
+
+
+def epoch_report(batches: Sequence[BatchReport]) -> EpochReport:
+    """Return the report of an epoch from its batches'.
+
+    The loss is the mean over the samples that counted, by weight, NaN where none did; the gradient
+    norm is the mean over the batches that took a step; the evaluations are the mean over samples.
+    """
+    stepped = [batch for batch in batches if batch.weight > 0]
+    weight = sum(batch.weight for batch in stepped)
+    loss = sum(batch.loss * batch.weight for batch in stepped)
+    n_samples = sum(batch.n_samples for batch in batches)
+    residuals = (batch.worst_residual for batch in batches)
+    return EpochReport(
+        loss=float(loss / weight) if stepped else math.nan,
+        grad_norm=float(sum(batch.grad_norm for batch in stepped) / max(len(stepped), 1)),
+        n_evals=float(sum(batch.n_evals for batch in batches) / max(n_samples, 1)),
+        worst_residual=float(max((math.inf if r != r else r for r in residuals), default=0.0)),
+        n_failed=int(sum(batch.n_failed for batch in batches)),
+    )
 
 
 class AbstractSession(abc.ABC):
@@ -49,7 +106,9 @@ class AbstractSession(abc.ABC):
         """
 
     @abc.abstractmethod
-    def train_epoch(self, order: np.ndarray, batch_size: int) -> EpochReport:
+    def train_epoch(
+        self, order: np.ndarray, batch_size: int, on_batch: OnBatch | None = None
+    ) -> EpochReport:
         """Run one epoch over the loaded data: one optimiser step a batch.
 
         Batches are the consecutive runs of `order` of length `batch_size`, the last one shorter.
@@ -58,17 +117,17 @@ class AbstractSession(abc.ABC):
         is counted alike, but only one whose state is not finite is left out. The step of a batch
         with no sample left is skipped.
 
-        With ``SolverSpec.reuse`` a sample that converged in an earlier epoch starts from the
-        equilibrium it had in the last such epoch, instead of f(0, h).
-
-        The call is atomic: if it raises (KeyboardInterrupt included), weights and optimiser state
-        are those from before it.
+        The call is atomic: if it raises (KeyboardInterrupt and what `on_batch` raises included),
+        weights and optimiser state are those from before it.
 
         Parameters
         ----------
         order : ndarray of int64 (n_seen,)
             Indices into the loaded data.
         batch_size : int
+        on_batch : callable, optional
+            Is told of each batch, in order; an engine that works ahead of Python may be a few
+            batches late.
         """
 
     @abc.abstractmethod
@@ -97,8 +156,8 @@ class AbstractSession(abc.ABC):
     def optimizer_state(self) -> Params:
         """Return the optimiser's state as named numpy arrays.
 
-        For ``adam``: ``count`` (an int64 scalar array), ``m.<name>`` and ``v.<name>`` for every
-        parameter; for ``sgd`` nothing. Engines can read each other's.
+        They are ``count`` (an int64 scalar array), and ``m.<name>`` and ``v.<name>`` for every
+        parameter, Adam's moments. Engines can read each other's.
         """
 
     @abc.abstractmethod
@@ -131,9 +190,6 @@ class AbstractEngine(abc.ABC):
     unrolls: ClassVar[tuple[str, ...]]
     """The solvers of which it has ``adjoint="unrolled"``."""
 
-    reuses: ClassVar[bool]
-    """Whether it has ``SolverSpec.reuse``."""
-
     @abc.abstractmethod
     def __init__(self, device: str = "auto") -> None: ...
 
@@ -149,7 +205,7 @@ class AbstractEngine(abc.ABC):
         """Open a session on a copy of `params`, whose dtype it works in.
 
         `optimizer_state` is what :meth:`AbstractSession.optimizer_state` returned, to go on from
-        there; None, or the state of another optimiser, starts afresh.
+        there; None starts afresh.
 
         Raises
         ------
@@ -165,7 +221,6 @@ def check_supported(engine: type[AbstractEngine], model: ModelSpec, solver: Solv
         ("solver", solver.name, engine.solvers),
         ("stability", model.stability, engine.stabilities),
         ("adjoint='unrolled' for solver", solver.name, engine.unrolls if is_unrolled else None),
-        ("reuse_equilibria", solver.reuse, (False, engine.reuses)),
     ):
         if available is not None and value not in available:
             has = ", ".join(map(repr, dict.fromkeys(available)))

@@ -2,10 +2,7 @@
 
 from pydeq.estimators.classifier import DEQClassifier
 from pydeq.estimators.model_file import load
+from pydeq.estimators.parameters import fit_specs
 from pydeq.estimators.regressor import DEQRegressor
 
-__all__ = [
-    "DEQClassifier",
-    "DEQRegressor",
-    "load",
-]
+__all__ = ["DEQClassifier", "DEQRegressor", "fit_specs", "load"]

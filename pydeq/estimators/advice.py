@@ -95,7 +95,7 @@ def _goal(model: ModelSpec, solver: SolverSpec, worst: float) -> str:
 
 def _cure(model: ModelSpec, solver: SolverSpec, dtype: np.dtype) -> str:
     if model.horizon is not None:
-        return "A larger max_steps or looser ode_abstol and ode_reltol let the integration finish."
+        return "A larger max_steps or looser abstol and reltol let the integration finish."
     return "What helps: " + "; ".join(_cures(model, solver, dtype)) + "."
 
 

@@ -5,81 +5,48 @@ import contextlib
 import dataclasses
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator
-from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from pydeq.engines import AbstractSession, get_engine
+from pydeq.engines import AbstractSession, Device, EngineName, get_engine
 from pydeq.estimators import advice, model_file, parameters
 from pydeq.model import (
+    Activation,
+    Adjoint,
     Equilibrium,
+    Loss,
     ModelSpec,
     OptimizerSpec,
     Params,
+    Solver,
     SolverSpec,
+    Stability,
     TrainSpec,
     certify,
-    init_params,
 )
-from pydeq.training import Data, History, TrainResult, Validation, split, train
+from pydeq.training import (
+    Data,
+    History,
+    RandomState,
+    Start,
+    TrainResult,
+    Validation,
+    split,
+    start_fit,
+    train,
+)
 
 __all__ = ["AbstractDEQEstimator"]
-
-
-class _Start(NamedTuple):
-    """Where a fit sets out from."""
-
-    params: Params
-    optimizer_state: Params | None
-    rng: np.random.Generator
-    seed: int
 
 
 class AbstractDEQEstimator(BaseEstimator, abc.ABC):
     """Fit, predict and keep a deep equilibrium model; final classes say what a target is.
 
-    All randomness of a fit comes from one ``numpy.random.Generator``, which is seeded with an
-    integer drawn from ``check_random_state(random_state)``: first the weights, then the seed of
-    the Jacobian penalty's probes, then the validation split, then the order of each epoch.
+    Randomness: see :func:`pydeq.training.start_fit`.
     """
-
-    n_state: int | None
-    hidden_layer_sizes: int | Sequence[int]
-    activation: str
-    stability: str
-    contraction: float
-    monotonicity: float
-    jacobian_penalty: float
-    train_encoder: bool
-    horizon: float | None
-    solver: str
-    abstol: float
-    reltol: float
-    ode_abstol: float
-    ode_reltol: float
-    max_steps: int
-    adjoint: str
-    reuse_equilibria: bool
-    loss: str
-    optimizer: str
-    learning_rate_init: float
-    alpha: float
-    batch_size: int | Literal["auto"]
-    max_iter: int
-    shuffle: bool
-    tol: float
-    n_iter_no_change: float
-    average: bool
-    early_stopping: bool
-    validation_fraction: float
-    warm_start: bool
-    random_state: int | np.random.RandomState | None
-    verbose: bool
-    engine: str
-    device: str
 
     n_features_in_: int
     feature_names_in_: np.ndarray
@@ -91,11 +58,72 @@ class AbstractDEQEstimator(BaseEstimator, abc.ABC):
     _rng: np.random.Generator
     _seed: int
 
-    _losses: ClassVar[tuple[str, ...]]
-    """Values of `loss` that the class offers."""
+    _loss: ClassVar[Loss]
+    """What is minimised."""
 
     _y_checks: ClassVar[dict[str, bool]]
     """Arguments for scikit-learn's ``validate_data`` that depend on what a target is."""
+
+    def __init__(
+        self,
+        *,
+        n_state: int | None = 128,
+        hidden_layer_sizes: int | Sequence[int] = (128,),
+        activation: Activation = "relu",
+        stability: Stability = "contractive",
+        contraction: float = 0.9,
+        jacobian_penalty: float = 1.0,
+        train_encoder: bool = True,
+        horizon: float | None = None,
+        solver: Solver | Literal["auto"] = "auto",
+        abstol: float = 1e-6,
+        reltol: float = 1e-3,
+        max_steps: int = 1000,
+        adjoint: Adjoint = "implicit",
+        learning_rate_init: float = 2e-3,
+        alpha: float = 1e-4,
+        batch_size: int | Literal["auto"] = "auto",
+        max_iter: int = 200,
+        shuffle: bool = True,
+        tol: float = 1e-4,
+        n_iter_no_change: float = 10,
+        average: bool = True,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        warm_start: bool = False,
+        random_state: RandomState = None,
+        verbose: bool = False,
+        engine: EngineName = "auto",
+        device: Device = "auto",
+    ) -> None:
+        self.n_state = n_state
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.stability = stability
+        self.contraction = contraction
+        self.jacobian_penalty = jacobian_penalty
+        self.train_encoder = train_encoder
+        self.horizon = horizon
+        self.solver = solver
+        self.abstol = abstol
+        self.reltol = reltol
+        self.max_steps = max_steps
+        self.adjoint = adjoint
+        self.learning_rate_init = learning_rate_init
+        self.alpha = alpha
+        self.batch_size = batch_size
+        self.max_iter = max_iter
+        self.shuffle = shuffle
+        self.tol = tol
+        self.n_iter_no_change = n_iter_no_change
+        self.average = average
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.warm_start = warm_start
+        self.random_state = random_state
+        self.verbose = verbose
+        self.engine = engine
+        self.device = device
 
     @abc.abstractmethod
     def _encode_target(self, y: np.ndarray, dtype: Any, learn: bool) -> np.ndarray:
@@ -238,7 +266,7 @@ class AbstractDEQEstimator(BaseEstimator, abc.ABC):
         resume = (warm or incremental) and self.__sklearn_is_fitted__()
         data = self._check_data(X, y, sample_weight, resume, learn=not (resume or incremental))
         specs = parameters.fit_specs(
-            params, self._losses, len(data), data.x.shape[1], data.target.shape[1]
+            params, self._loss, len(data), data.x.shape[1], data.target.shape[1]
         )
         model, solver, training = specs.model, specs.solver, specs.training
         if resume:
@@ -272,22 +300,19 @@ class AbstractDEQEstimator(BaseEstimator, abc.ABC):
             X, y, weight = X[counts], y[counts], weight[counts]
         return Data(X, self._encode_target(y, X.dtype, learn), weight)
 
-    def _start(self, model: ModelSpec, data: Data, resume: bool, incremental: bool) -> _Start:
+    def _start(self, model: ModelSpec, data: Data, resume: bool, incremental: bool) -> Start:
         if resume and incremental:
             # Each call is the next epoch of one long fit; its probes must differ from the last.
             seed = self._seed + len(self.history_)
-            return _Start(self.params_, self.optimizer_state_ or None, self._rng, seed)
-        random_state = check_random_state(self.random_state)
-        rng = np.random.default_rng(random_state.randint(np.iinfo(np.int32).max))
-        if resume:
-            params = self.params_
-        else:
-            params = init_params(model, rng, data.x.dtype)
-            self._adapt_start(params, data)
-        return _Start(params, None, rng, int(rng.integers(2**31)))
+            return Start(self.params_, self.optimizer_state_ or None, self._rng, seed)
+        old = self.params_ if resume else None
+        start = start_fit(model, self.random_state, data.x.dtype, old)
+        if not resume:
+            self._adapt_start(start.params, data)
+        return start
 
     def _keep(
-        self, model: ModelSpec, engine: str, start: _Start, result: TrainResult, append: bool
+        self, model: ModelSpec, engine: str, start: Start, result: TrainResult, append: bool
     ) -> None:
         history = result.history
         if append:

@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from sklearn.utils import check_array
 
-from pydeq.engines import ENGINES
+from pydeq.engines import DEVICES, ENGINES
 from pydeq.model import (
     ACTIVATIONS,
     ADJOINTS,
-    OPTIMIZERS,
     SOLVERS,
     STABILITIES,
+    Loss,
     ModelSpec,
     OptimizerSpec,
     Solver,
@@ -28,7 +28,6 @@ from pydeq.model import (
 )
 
 __all__ = [
-    "DEVICES",
     "FitSpecs",
     "check_depth",
     "check_engine",
@@ -41,8 +40,6 @@ __all__ = [
     "solver_spec",
     "train_spec",
 ]
-
-DEVICES = ("auto", "cpu", "cuda")
 
 Parameters = Mapping[str, Any]
 
@@ -64,17 +61,17 @@ class FitSpecs(NamedTuple):
 
 def fit_specs(
     params: Parameters,
-    losses: tuple[str, ...],
+    loss: Loss,
     n_samples: int,
     n_features: int,
     n_outputs: int,
 ) -> FitSpecs:
-    """Return all specs of a fit; `losses` are those that the estimator offers."""
+    """Return all specs of a fit that minimises `loss`."""
     model = model_spec(params, n_features, n_outputs)
     return FitSpecs(
         model,
         solver_spec(params, model),
-        optimizer_spec(params, losses),
+        optimizer_spec(params, loss),
         train_spec(params, n_samples),
         _verbose(params),
     )
@@ -94,15 +91,19 @@ def model_spec(params: Parameters, n_features: int, n_outputs: int) -> ModelSpec
     horizon = params["horizon"]
     hidden_layer_sizes = _layer_sizes(params["hidden_layer_sizes"])
     stability = _choice(params, "stability", STABILITIES)
+    if stability == "monotone" and hidden_layer_sizes:
+        raise ValueError(
+            "stability='monotone' is a cell of a single layer, which needs hidden_layer_sizes=(); "
+            f"got {params['hidden_layer_sizes']!r}."
+        )
     return ModelSpec(
         n_features=n_features,
         n_outputs=n_outputs,
         n_state=n_state,
-        hidden_layer_sizes=() if stability == "monotone" else hidden_layer_sizes,
+        hidden_layer_sizes=hidden_layer_sizes,
         activation=_choice(params, "activation", ACTIVATIONS),
         stability=stability,
         contraction=_number(params, "contraction", _FRACTION),
-        monotonicity=_number(params, "monotonicity", _POSITIVE),
         horizon=None if horizon is None else _number(params, "horizon", _POSITIVE, or_else="None"),
     )
 
@@ -114,20 +115,12 @@ def solver_spec(params: Parameters, model: ModelSpec) -> SolverSpec:
         name=_quickest_solver(model) if name == "auto" else name,
         abstol=_number(params, "abstol", _NOT_NEGATIVE),
         reltol=_number(params, "reltol", _NOT_NEGATIVE),
-        ode_abstol=_number(params, "ode_abstol", _NOT_NEGATIVE),
-        ode_reltol=_number(params, "ode_reltol", _NOT_NEGATIVE),
         max_steps=_integer(params, "max_steps", 1),
         adjoint=_choice(params, "adjoint", ADJOINTS),
-        reuse=check_flag(params, "reuse_equilibria"),
     )
     if spec.abstol == spec.reltol == 0:
         raise ValueError(
             "abstol=0 together with reltol=0 is a tolerance that no answer meets; "
-            "at least one of them must be above 0."
-        )
-    if spec.ode_abstol == spec.ode_reltol == 0:
-        raise ValueError(
-            "ode_abstol=0 together with ode_reltol=0 allows the ODE solver no error; "
             "at least one of them must be above 0."
         )
     _check_solver_fits(spec, model)
@@ -166,11 +159,10 @@ def _check_solver_fits(spec: SolverSpec, model: ModelSpec) -> None:
         )
 
 
-def optimizer_spec(params: Parameters, losses: tuple[str, ...]) -> OptimizerSpec:
-    """Return what is minimised and how; `losses` are those that the estimator offers."""
+def optimizer_spec(params: Parameters, loss: Loss) -> OptimizerSpec:
+    """Return how `loss` is minimised."""
     return OptimizerSpec(
-        name=_choice(params, "optimizer", OPTIMIZERS),
-        loss=_choice(params, "loss", losses),
+        loss=loss,
         learning_rate=_number(params, "learning_rate_init", _POSITIVE),
         alpha=_number(params, "alpha", _NOT_NEGATIVE),
         jacobian_penalty=_number(params, "jacobian_penalty", _NOT_NEGATIVE),

@@ -1,7 +1,6 @@
 """Regression with deep equilibrium models."""
 
-from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, Self, final
+from typing import Any, ClassVar, Self, final
 
 import numpy as np
 from sklearn.base import RegressorMixin
@@ -29,8 +28,8 @@ class DEQRegressor(RegressorMixin, AbstractDEQEstimator):
         Number of states. None: the state is the input itself, without encoder and decoder, which
         needs as many features as outputs.
     hidden_layer_sizes : int or sequence of int, default=(128,)
-        Widths of the cell's hidden layers; ``()`` for none, which is an affine cell. The monotone
-        cell has none whatever is given here.
+        Widths of the cell's hidden layers; ``()`` for none, which is an affine cell, and what
+        the monotone cell needs.
     activation : {"identity", "logistic", "tanh", "relu"}, default="relu"
         Of the cell's hidden layers, or of the monotone cell.
     stability : {"none", "jacobian", "contractive", "monotone"}, default="contractive"
@@ -41,8 +40,6 @@ class DEQRegressor(RegressorMixin, AbstractDEQEstimator):
         and Kolter 2020). ``"jacobian"``: `jacobian_penalty` (Bai et al. 2021). ``"none"``: nothing.
     contraction : float, default=0.9
         Bound of the cell's Lipschitz constant for ``stability="contractive"``, above 0, below 1.
-    monotonicity : float, default=1.0
-        For ``stability="monotone"``: the m of ``W = (1 - m) I - A A^T + B - B^T``, above 0.
     jacobian_penalty : float, default=1.0
         For ``stability="jacobian"``: factor of an estimate of ``||df/dz||_F^2 / n_state`` in the
         loss.
@@ -61,9 +58,8 @@ class DEQRegressor(RegressorMixin, AbstractDEQEstimator):
         to.
     abstol, reltol : float, default=1e-6 and 1e-3
         The search ends for a sample when ``||f(z) - z||_inf`` is at most `abstol`, or at most
-        ``reltol * ||f(z)||_inf``.
-    ode_abstol, ode_reltol : float, default=1e-6 and 1e-3
-        Error tolerances of the ODE solver's steps (``solver="tsit5"``).
+        ``reltol * ||f(z)||_inf``. The ODE's steps (``solver="tsit5"``) are held to 1e-6 and 1e-3,
+        or to these where they are tighter; a finite `horizon` is integrated to these.
     max_steps : int, default=1000
         Bound on the solver's steps for a sample.
     adjoint : {"implicit", "jfb", "unrolled"}, default="implicit"
@@ -71,16 +67,9 @@ class DEQRegressor(RegressorMixin, AbstractDEQEstimator):
         approximation (Jacobian-free backpropagation), or differentiation of the solver's steps
         (memory grows with them; not with ``solver="newton"``). A finite `horizon` is always
         differentiated through its integration.
-    reuse_equilibria : bool, default=False
-        Whether the search for a training sample starts from its equilibrium of the epoch before
-        instead of f(0, h). It takes memory for a state a sample.
-    loss : {"squared_error", "sum_of_squares"}, default="squared_error"
-        Mean squared error over samples and outputs; or the plain sum of squared errors over a
-        batch.
-    optimizer : {"adam", "sgd"}, default="adam"
-        Adam (Kingma and Ba 2015), or plain stochastic gradient descent.
     learning_rate_init : float, default=2e-3
-        Constant step size.
+        Constant step size of Adam (Kingma and Ba 2015), which minimises the mean
+        squared error over samples and outputs.
     alpha : float, default=1e-4
         Strength of the L2 penalty on the weights; as in scikit-learn's MLP it is divided by the
         batch's sum of sample weights.
@@ -177,82 +166,9 @@ class DEQRegressor(RegressorMixin, AbstractDEQEstimator):
     True
     """
 
-    _losses: ClassVar = ("squared_error", "sum_of_squares")
+    _loss: ClassVar = "squared_error"
     _y_checks: ClassVar = {"multi_output": True, "y_numeric": True}
     _single_target: bool
-
-    def __init__(
-        self,
-        *,
-        n_state: int | None = 128,
-        hidden_layer_sizes: int | Sequence[int] = (128,),
-        activation: str = "relu",
-        stability: str = "contractive",
-        contraction: float = 0.9,
-        monotonicity: float = 1.0,
-        jacobian_penalty: float = 1.0,
-        train_encoder: bool = True,
-        horizon: float | None = None,
-        solver: str = "auto",
-        abstol: float = 1e-6,
-        reltol: float = 1e-3,
-        ode_abstol: float = 1e-6,
-        ode_reltol: float = 1e-3,
-        max_steps: int = 1000,
-        adjoint: str = "implicit",
-        reuse_equilibria: bool = False,
-        loss: str = "squared_error",
-        optimizer: str = "adam",
-        learning_rate_init: float = 2e-3,
-        alpha: float = 1e-4,
-        batch_size: int | Literal["auto"] = "auto",
-        max_iter: int = 200,
-        shuffle: bool = True,
-        tol: float = 1e-4,
-        n_iter_no_change: float = 10,
-        average: bool = True,
-        early_stopping: bool = False,
-        validation_fraction: float = 0.1,
-        warm_start: bool = False,
-        random_state: int | np.random.RandomState | None = None,
-        verbose: bool = False,
-        engine: str = "auto",
-        device: str = "auto",
-    ) -> None:
-        self.n_state = n_state
-        self.hidden_layer_sizes = hidden_layer_sizes
-        self.activation = activation
-        self.stability = stability
-        self.contraction = contraction
-        self.monotonicity = monotonicity
-        self.jacobian_penalty = jacobian_penalty
-        self.train_encoder = train_encoder
-        self.horizon = horizon
-        self.solver = solver
-        self.abstol = abstol
-        self.reltol = reltol
-        self.ode_abstol = ode_abstol
-        self.ode_reltol = ode_reltol
-        self.max_steps = max_steps
-        self.adjoint = adjoint
-        self.reuse_equilibria = reuse_equilibria
-        self.loss = loss
-        self.optimizer = optimizer
-        self.learning_rate_init = learning_rate_init
-        self.alpha = alpha
-        self.batch_size = batch_size
-        self.max_iter = max_iter
-        self.shuffle = shuffle
-        self.tol = tol
-        self.n_iter_no_change = n_iter_no_change
-        self.average = average
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.warm_start = warm_start
-        self.random_state = random_state
-        self.verbose = verbose
-        self.engine = engine
-        self.device = device
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

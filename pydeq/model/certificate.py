@@ -282,8 +282,8 @@ def _monotone_cell(model: ModelSpec, params: Params) -> _Cell:
         np.asarray(params[f"cell.0.{name}"], np.float64) for name in ("weight", "skew", "bias")
     )
     with np.errstate(over="ignore", invalid="ignore"):  # of weights that are not finite
-        weight = (1 - model.monotonicity) * np.eye(len(a)) - a @ a.T + b - b.T
-        size = abs(1 - model.monotonicity) + np.linalg.norm(a) ** 2 + 2 * np.linalg.norm(b)
+        weight = -a @ a.T + b - b.T
+        size = np.linalg.norm(a) ** 2 + 2 * np.linalg.norm(b)
     unit = _rounding(model)
     norm = (1 + unit) * float(_singular_values(weight)[0])
     return _Cell([weight], [bias], [model.activation], [norm], unit * float(size))
@@ -350,11 +350,11 @@ def _distance_bound(model: ModelSpec, here: _Linear, z: np.ndarray) -> np.ndarra
     cell = here.cell
     unit = _rounding(model)
     if model.stability == "monotone":
-        (weight,), m = cell.weights, model.monotonicity
+        (weight,) = cell.weights
         with np.errstate(over="ignore", invalid="ignore"):
             gap = np.linalg.norm(z - here.value, axis=1) + here.error
-            bound = monotone_distance_bound(weight, z, here.value, m, here.error)
-            return (1 + unit) * (bound + cell.composing * gap / m)
+            bound = monotone_distance_bound(weight, z, here.value, 1.0, here.error)
+            return (1 + unit) * (bound + cell.composing * gap)
     lipschitz = float(np.prod(cell.norms))
     lipschitz *= float(np.prod([_ACTIVATIONS[name][2] for name in cell.activations]))
     if model.stability == "contractive":
@@ -402,4 +402,13 @@ def _rightmost(here: _Linear) -> float:
         )
     except sparse.ArpackError:  # not converged, or a Jacobian that is zero
         values = np.linalg.eigvals(_dense_jacobians(here)[0])
-    return values.real.max()
+    largest = values.real.max()
+    # A Krylov space lies in the range of the Jacobian, so it never shows the eigenvalue 0.
+    return max(largest, 0.0) if _rank_bound(here) < width else largest
+
+
+def _rank_bound(here: _Linear) -> int:
+    """Return an upper bound of the rank of df/dz at one sample."""
+    ranks = [min(weight.shape) for weight in here.cell.weights]
+    ranks += [np.count_nonzero(slope) for slope in here.slopes if slope is not None]
+    return min(ranks)

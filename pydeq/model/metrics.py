@@ -14,10 +14,10 @@ def loss(name: str, output: np.ndarray, target: np.ndarray, weight: np.ndarray) 
 
     Parameters
     ----------
-    name : {"squared_error", "sum_of_squares", "log_loss"}
+    name : {"squared_error", "log_loss"}
         ``squared_error``: mean over outputs and weighted mean over samples of
-        ``(output - target) ** 2``. ``sum_of_squares``: their weighted sum (the blog's loss for
-        y = 2x). ``log_loss``: weighted mean over samples of the softmax cross-entropy.
+        ``(output - target) ** 2``. ``log_loss``: weighted mean over samples of the softmax
+        cross-entropy.
     output : ndarray (n, n_outputs)
         The model's raw output (logits for ``log_loss``).
     target : ndarray (n, n_outputs)
@@ -27,10 +27,8 @@ def loss(name: str, output: np.ndarray, target: np.ndarray, weight: np.ndarray) 
     """
     if name == "log_loss":
         per_sample = -(target * log_softmax(output, axis=1)).sum(axis=1)
-    elif name == "squared_error":
-        per_sample = ((output - target) ** 2).mean(axis=1)
     else:
-        return float(weight @ ((output - target) ** 2).sum(axis=1))
+        per_sample = ((output - target) ** 2).mean(axis=1)
     return float(weight @ per_sample / weight.sum())
 
 

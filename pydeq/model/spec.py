@@ -11,14 +11,12 @@ __all__ = [
     "ACTIVATIONS",
     "ADJOINTS",
     "LOSSES",
-    "OPTIMIZERS",
     "SOLVERS",
     "STABILITIES",
     "Activation",
     "Adjoint",
     "Loss",
     "ModelSpec",
-    "Optimizer",
     "OptimizerSpec",
     "Solver",
     "SolverSpec",
@@ -30,15 +28,17 @@ Activation = Literal["identity", "logistic", "tanh", "relu"]
 Stability = Literal["none", "jacobian", "contractive", "monotone"]
 Solver = Literal["tsit5", "anderson", "broyden", "newton", "fixed_point", "peaceman_rachford"]
 Adjoint = Literal["implicit", "jfb", "unrolled"]
-Loss = Literal["squared_error", "sum_of_squares", "log_loss"]
-Optimizer = Literal["adam", "sgd"]
+Loss = Literal["squared_error", "log_loss"]
 
 ACTIVATIONS: tuple[str, ...] = get_args(Activation)
 STABILITIES: tuple[str, ...] = get_args(Stability)
 SOLVERS: tuple[str, ...] = get_args(Solver)
 ADJOINTS: tuple[str, ...] = get_args(Adjoint)
 LOSSES: tuple[str, ...] = get_args(Loss)
-OPTIMIZERS: tuple[str, ...] = get_args(Optimizer)
+
+
+ODE_ABSTOL, ODE_RELTOL = 1e-6, 1e-3
+"""Error tolerances of OrdinaryDiffEq's steps, unless others are given."""
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,10 @@ class ModelSpec:
     constant there, the weights and h are not.
 
     ``stability="monotone"`` is another cell, one layer with the activation on it and h beside the
-    weight (Winston and Kolter 2020, eq. 1 and proposition 1): f(u, h) = act(u W + h + b) with
-    W = (1 - m) I - A A^T + B - B^T, m being ``monotonicity`` and A, B, b the parameters
-    ``cell.0.weight``, ``cell.0.skew`` and ``cell.0.bias``. So I - W is strongly monotone with
-    constant m, and the equilibrium exists and is unique, whatever the weights.
+    weight (Winston and Kolter 2020, eq. 1 and proposition 1 with m = 1): f(u, h) = act(u W + h + b)
+    with W = -A A^T + B - B^T, A, B, b being the parameters ``cell.0.weight``, ``cell.0.skew`` and
+    ``cell.0.bias``. So I - W is strongly monotone with constant 1, and the equilibrium exists and
+    is unique, whatever the weights.
 
     Attributes
     ----------
@@ -84,8 +84,6 @@ class ModelSpec:
         One of `STABILITIES`.
     contraction : float
         Upper bound of the cell's Lipschitz constant for ``stability="contractive"``.
-    monotonicity : float
-        The m of ``stability="monotone"``, above 0.
     horizon : float or None
         Final time T of the neural ODE; None: its steady state.
     """
@@ -97,7 +95,6 @@ class ModelSpec:
     activation: Activation = "tanh"
     stability: Stability = "none"
     contraction: float = 0.9
-    monotonicity: float = 1.0
     horizon: float | None = None
 
     @property
@@ -122,38 +119,40 @@ class SolverSpec:
     abstol, reltol : float
         The search ends for a sample when ``||f(u) - u||_inf`` is at most ``abstol`` or at most
         ``reltol * ||f(u)||_inf`` (the rule of SteadyStateDiffEq's ``DynamicSS``).
-    ode_abstol, ode_reltol : float
-        Error tolerances of the ODE's step control (``tsit5``, and any finite horizon).
     max_steps : int
         Bound on the solver's steps for one sample.
     adjoint : str
         One of `ADJOINTS`.
-    reuse : bool
-        Whether ``train_epoch`` starts each sample from the equilibrium that it had last (with a
-        finite horizon, which has a start of its own, never).
     """
 
     name: Solver = "tsit5"
     abstol: float = 1e-3
     reltol: float = 1e-3
-    ode_abstol: float = 1e-6
-    ode_reltol: float = 1e-3
     max_steps: int = 1000
     adjoint: Adjoint = "implicit"
-    reuse: bool = False
+
+    def ode_tolerances(self, model: ModelSpec) -> tuple[float, float]:
+        """Return the absolute and the relative error tolerance of the ODE's steps.
+
+        A search by ``tsit5`` takes OrdinaryDiffEq's own, 1e-6 and 1e-3, but none looser than the
+        search's. A finite horizon, where no search ends anything, takes `abstol` and `reltol`.
+        """
+        if model.horizon is not None:
+            return self.abstol, self.reltol
+        search = max(self.abstol, self.reltol)
+        return min(ODE_ABSTOL, search), min(ODE_RELTOL, search)
 
 
 @dataclass(frozen=True)
 class OptimizerSpec:
-    """What is minimised, and by which optimiser.
+    """What Adam minimises, and how (Kingma and Ba 2015).
+
+    The betas are 0.9 and 0.999; eps is 1e-8 and stands outside the root.
 
     Attributes
     ----------
-    name : str
-        One of `OPTIMIZERS`: ``adam`` (Kingma and Ba 2015, betas 0.9 and 0.999, eps 1e-8 outside
-        the root) or plain ``sgd``.
     loss : str
-        One of `LOSSES`; see :func:`pydeq.model.metrics.loss`.
+        One of `LOSSES`; see :func:`pydeq.model.loss`.
     learning_rate : float
         Constant step size.
     alpha : float
@@ -169,7 +168,6 @@ class OptimizerSpec:
         Of the random probes behind the Jacobian penalty.
     """
 
-    name: Optimizer = "adam"
     loss: Loss = "squared_error"
     learning_rate: float = 1e-3
     alpha: float = 0.0

@@ -17,8 +17,8 @@ class EpochRecord:
     Attributes
     ----------
     loss : float
-        Weighted mean over the samples that converged (for ``sum_of_squares`` the sum), penalties
-        included, each at the weights its batch was computed with.
+        Weighted mean over the samples that converged, penalties included, each at the weights its
+        batch was computed with.
     grad_norm : float
         L2 norm of the gradient, mean over the batches that took a step.
     n_evals : float

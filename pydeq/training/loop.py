@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from sklearn.model_selection import train_test_split
 
-from pydeq.engines import AbstractSession
+from pydeq.engines import AbstractSession, OnBatch
 from pydeq.model import Params, TrainSpec, epoch_order
 from pydeq.training.history import EpochRecord, History
-from pydeq.training.progress import progress_bar
+from pydeq.training.progress import Progress
 
 __all__ = ["Average", "Checkpoint", "Data", "TrainResult", "Validation", "split", "train"]
 
@@ -145,10 +145,12 @@ def train(
     session.load_data(data.x, data.target, data.weight)
     average = Average(spec.average and validation is None)
     kept, kept_epoch = Checkpoint.of(session), 0
-    with _Progress(spec.max_iter, verbose) as progress:
+    n_batches = -(-len(data) // spec.batch_size)
+    with Progress(spec.max_iter, n_batches, verbose) as progress:
         try:
             while not history.stop_reason:
-                record, checkpoint = _epoch(session, len(data), rng, spec, validation)
+                order = epoch_order(len(data), spec.shuffle, rng)
+                record, checkpoint = _epoch(session, order, spec, validation, progress.on_batch)
                 history.records.append(record)
                 reason = _failure(record, checkpoint, len(data))
                 if not reason:
@@ -156,7 +158,7 @@ def train(
                     if patience.improves(value) or validation is None:
                         kept, kept_epoch = average.including(checkpoint), len(history)
                     reason = _end(history, patience, spec)
-                progress.show(record)
+                progress.on_epoch(record)
                 history.stop_reason = reason
         except KeyboardInterrupt:
             history.stop_reason = "interrupted"
@@ -165,13 +167,13 @@ def train(
 
 def _epoch(
     session: AbstractSession,
-    n: int,
-    rng: np.random.Generator,
+    order: np.ndarray,
     spec: TrainSpec,
     validation: Validation | None,
+    on_batch: OnBatch,
 ) -> tuple[EpochRecord, Checkpoint]:
     start = time.perf_counter()
-    report = session.train_epoch(epoch_order(n, spec.shuffle, rng), spec.batch_size)
+    report = session.train_epoch(order, spec.batch_size, on_batch)
     checkpoint = Checkpoint.of(session)
     score = None
     if validation is not None:
@@ -251,34 +253,3 @@ class _Patience:
         if is_best:
             self._best = value
         return is_best
-
-
-class _Progress:
-    """A tqdm bar, one step an epoch; without `verbose` nothing, tqdm not even imported."""
-
-    def __init__(self, n_epochs: int, verbose: bool) -> None:
-        self._bar: Any = None
-        if verbose:
-            self._bar = progress_bar(total=n_epochs, desc="fit", unit="epoch")
-
-    def __enter__(self) -> "_Progress":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-    def show(self, record: EpochRecord) -> None:
-        """Advance by one epoch and show its numbers."""
-        if self._bar is None:
-            return
-        numbers = {
-            "loss": f"{record.loss:.4g}",
-            "evaluations": f"{record.n_evals:.1f}",
-            "residual": f"{record.worst_residual:.1e}",
-            "failed": record.n_failed,
-        }
-        if record.validation_score is not None:
-            numbers["score"] = f"{record.validation_score:.4f}"
-        self._bar.set_postfix(numbers, refresh=False)
-        self._bar.update()

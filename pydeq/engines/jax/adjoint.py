@@ -6,7 +6,6 @@ lambda^T df/dh (Bai et al. 2019, theorem 1). ``jfb`` takes lambda = dL/dz* (Fung
 """
 
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,20 +15,13 @@ from pydeq.engines.jax.gmres import gmres
 from pydeq.engines.jax.solvers import Controls, Field, Solution, solve
 from pydeq.model import ModelSpec
 
-__all__ = ["Start", "find_equilibrium", "jacobian_estimate", "steady_state"]
+__all__ = ["find_equilibrium", "jacobian_estimate", "steady_state"]
 
 ADJOINT_SHARE, LOOSEST_ADJOINT = 10, 1e-2
 """The adjoint is solved to so many times the forward tolerance, but never more loosely than this.
 
 A gradient that is 1 % off is nothing beside what a batch's is off from that of all the data.
 """
-
-
-class Start(NamedTuple):
-    """Where searches may set out from instead of f(0, h)."""
-
-    u: jax.Array  # (B, n_state)
-    known: jax.Array  # (B,) bool: whether the sample has one
 
 
 def find_equilibrium(
@@ -39,22 +31,12 @@ def find_equilibrium(
     h: jax.Array,
     active: jax.Array,
     controls: Controls,
-    start: Start | None = None,
     unroll: int | None = None,
 ) -> Solution:
-    """Search the steady state of du/dt = f(u, h) - u from u(0) = f(0, h), or `start`."""
+    """Search the steady state of du/dt = f(u, h) - u from u(0) = f(0, h)."""
     field = Field(model, layers)
-    n_evals = jnp.ones(len(h), jnp.int32)
-    if start is None:
-        u0 = field(jnp.zeros_like(h), h)
-    else:
-        u0 = jax.lax.cond(
-            jnp.all(start.known | ~active),
-            lambda: start.u,
-            lambda: jnp.where(start.known[:, None], start.u, field(jnp.zeros_like(h), h)),
-        )
-        n_evals = jnp.where(start.known, 0, n_evals)
-    return solve(solver, field, h, u0, n_evals, active, controls, unroll)
+    u0 = field(jnp.zeros_like(h), h)
+    return solve(solver, field, h, u0, jnp.ones(len(h), jnp.int32), active, controls, unroll)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
@@ -66,17 +48,16 @@ def steady_state(
     h: jax.Array,
     active: jax.Array,
     controls: Controls,
-    start: Start | None,
 ) -> Solution:
     """Return the steady state; gradients reach `layers` and `h` through its `u` alone.
 
     Samples that did not converge give no gradient.
     """
-    return find_equilibrium(solver, model, layers, h, active, controls, start)
+    return find_equilibrium(solver, model, layers, h, active, controls)
 
 
-def _forward(solver, adjoint, model, layers, h, active, controls, start):
-    solution = find_equilibrium(solver, model, layers, h, active, controls, start)
+def _forward(solver, adjoint, model, layers, h, active, controls):
+    solution = find_equilibrium(solver, model, layers, h, active, controls)
     return solution, (layers, h, solution.u, active & solution.converged, controls)
 
 
@@ -91,7 +72,7 @@ def _backward(solver, adjoint, model, residuals, cotangent):
         g, _ = gmres(lambda x: x - pullback_u(x)[0], g, rtol, valid)
     _, pullback = jax.vjp(lambda layers, h: cell(model, layers, u, h), layers, h)
     to_layers, to_h = pullback(g)
-    return to_layers, to_h, None, None, None
+    return to_layers, to_h, None, None
 
 
 steady_state.defvjp(_forward, _backward)

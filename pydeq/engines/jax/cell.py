@@ -60,8 +60,7 @@ def cell_layers(model: ModelSpec, params: Mapping[str, jax.Array]) -> Layers:
         weights = [w * jnp.exp(log_scale) for w in weights]
     elif model.stability == "monotone":
         (a,), b = weights, params["cell.0.skew"]
-        identity = jnp.eye(len(a), dtype=a.dtype)
-        weights = [(1 - model.monotonicity) * identity - a @ a.T + b - b.T]
+        weights = [b - b.T - a @ a.T]
     return tuple((w, params[f"cell.{i}.bias"]) for i, w in enumerate(weights))
 
 
@@ -130,10 +129,8 @@ def loss_value(name: str, output: jax.Array, target: jax.Array, weight: jax.Arra
     """Return the loss of a batch; 0 where no weight is. Its twin: :func:`pydeq.model.loss`."""
     if name == "log_loss":
         per_sample = -(target * jax.nn.log_softmax(output)).sum(axis=1)
-    elif name == "squared_error":
-        per_sample = ((output - target) ** 2).mean(axis=1)
     else:
-        return weight @ ((output - target) ** 2).sum(axis=1)
+        per_sample = ((output - target) ** 2).mean(axis=1)
     return weight @ per_sample / _positive(weight.sum())
 
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from pydeq.engines.jax.adjoint import Start, find_equilibrium, jacobian_estimate, steady_state
+from pydeq.engines.jax.adjoint import find_equilibrium, jacobian_estimate, steady_state
 from pydeq.engines.jax.cell import (
     Layers,
     cell,
@@ -30,10 +30,8 @@ __all__ = [
     "Batch",
     "Program",
     "Rates",
-    "Tally",
     "acting_layers",
     "batch_gradient",
-    "empty_tally",
     "iterates",
     "rows",
     "search",
@@ -50,7 +48,6 @@ class Program:
     adjoint: str
     unroll: int | None
     loss: str
-    optimizer: str
     train_encoder: bool
 
     @classmethod
@@ -63,7 +60,6 @@ class Program:
             adjoint=solver.adjoint,
             unroll=solver.max_steps if bounded else None,
             loss=optimizer.loss,
-            optimizer=optimizer.name,
             train_encoder=optimizer.train_encoder or model.n_state is None,
         )
 
@@ -83,25 +79,6 @@ class Batch(NamedTuple):
     target: jax.Array  # (B, n_outputs)
     weight: jax.Array  # (B,)
     probe: jax.Array  # (n_state,)
-    start: Start | None = None
-
-
-class Tally(NamedTuple):
-    """Sums over the batches of an epoch, to be read once at its end."""
-
-    loss: jax.Array
-    weight: jax.Array
-    grad_norm: jax.Array
-    n_steps: jax.Array
-    n_evals: jax.Array
-    n_samples: jax.Array
-    worst_residual: jax.Array
-    n_failed: jax.Array
-
-
-def optimizer(name: str, learning_rate) -> optax.GradientTransformation:
-    """Return optax's optimiser of that name."""
-    return optax.adam(learning_rate) if name == "adam" else optax.sgd(learning_rate)
 
 
 def _is_encoder(name: str) -> bool:
@@ -115,18 +92,14 @@ def residual(solution: Solution) -> jax.Array:
     return jnp.max(jnp.abs(solution.fu - solution.u), axis=1) / jnp.maximum(size, eps)
 
 
-def _states(
-    program: Program, layers, h, active, controls: Controls, start: Start | None
-) -> Solution:
+def _states(program: Program, layers, h, active, controls: Controls) -> Solution:
     """Return the states that the loss is a function of, differentiable."""
     model = program.model
     if model.horizon is not None:
         return integrate(Field(model, layers), h, active, controls, program.unroll or 1)
     if program.adjoint == "unrolled":
-        return find_equilibrium(
-            program.solver, model, layers, h, active, controls, start, program.unroll
-        )
-    return steady_state(program.solver, program.adjoint, model, layers, h, active, controls, start)
+        return find_equilibrium(program.solver, model, layers, h, active, controls, program.unroll)
+    return steady_state(program.solver, program.adjoint, model, layers, h, active, controls)
 
 
 def _batch_loss(params, program: Program, batch: Batch, controls: Controls, rates: Rates):
@@ -137,7 +110,7 @@ def _batch_loss(params, program: Program, batch: Batch, controls: Controls, rate
     active = batch.weight > 0
     h = encode(model, params, batch.x)
     layers = cell_layers(model, params)
-    solution = _states(program, layers, h, active, controls, batch.start)
+    solution = _states(program, layers, h, active, controls)
     counts = solution.converged
     if program.adjoint == "unrolled" and model.horizon is None:
         counts = jnp.all(jnp.isfinite(solution.u) & jnp.isfinite(solution.fu), axis=1)
@@ -174,23 +147,21 @@ def train(
     program: Program,
     params,
     opt_state,
-    tally: Tally,
     batch: Batch,
     controls: Controls,
     rates: Rates,
 ):
-    """Take one optimiser step and add the batch to the tally.
+    """Take one optimiser step; return weights, optimiser state and the batch's numbers ``(7,)``.
 
-    A batch that no sample of counts changes nothing. The equilibria come back too.
+    The numbers are those of :class:`pydeq.engines.BatchReport`, in its order. A batch that no
+    sample of counts changes nothing.
     """
     (loss, (solution, weight)), grads = jax.value_and_grad(_batch_loss, has_aux=True)(
         params, program, batch, controls, rates
     )
     updates: Any
-    updates, stepped = optimizer(program.optimizer, rates.learning_rate).update(
-        grads, opt_state, params
-    )
-    if not program.train_encoder:  # its gradient is 0, but an optimiser may remember another
+    updates, stepped = optax.adam(rates.learning_rate).update(grads, opt_state, params)
+    if not program.train_encoder:  # its gradient is 0, but Adam may remember another
         updates = {k: jnp.zeros_like(u) if _is_encoder(k) else u for k, u in updates.items()}
     total = weight.sum()
     params, opt_state = jax.tree.map(
@@ -198,33 +169,23 @@ def train(
         (optax.apply_updates(params, updates), stepped),
         (params, opt_state),
     )
-    tally = _add(program, tally, batch, loss, grads, solution, weight)
-    return params, opt_state, tally, Start(solution.u, solution.converged)
+    return params, opt_state, _report(batch, loss, grads, solution, weight)
 
 
-def empty_tally(dtype) -> Tally:
-    """Return the tally of no batch."""
-    real, count = jnp.zeros((), dtype), jnp.zeros((), jnp.int32)
-    return Tally(real, real, real, count, real, count, real, count)
-
-
-def _add(program, tally: Tally, batch: Batch, loss, grads, solution: Solution, weight) -> Tally:
-    """Add one batch to the tally."""
+def _report(batch: Batch, loss, grads, solution: Solution, weight) -> jax.Array:
+    """Return the numbers of a :class:`pydeq.engines.BatchReport` as one array."""
     active = batch.weight > 0
-    total = weight.sum()
     res = residual(solution)
-    worst = jnp.max(jnp.where(active, jnp.where(jnp.isnan(res), jnp.inf, res), 0))
-    is_sum = program.loss == "sum_of_squares"
-    return Tally(
-        loss=tally.loss + jnp.where(total > 0, loss * (1 if is_sum else total), 0),
-        weight=tally.weight + total,
-        grad_norm=tally.grad_norm + jnp.where(total > 0, optax.tree.norm(grads), 0),
-        n_steps=tally.n_steps + (total > 0),
-        n_evals=tally.n_evals + solution.n_evals.sum(dtype=total.dtype),
-        n_samples=tally.n_samples + active.sum(dtype=jnp.int32),
-        worst_residual=jnp.maximum(tally.worst_residual, worst),
-        n_failed=tally.n_failed + (active & ~solution.converged).sum(dtype=jnp.int32),
+    numbers = (
+        loss,
+        weight.sum(),
+        optax.tree.norm(grads),
+        solution.n_evals.sum(),
+        active.sum(),
+        jnp.max(jnp.where(active, jnp.where(jnp.isnan(res), jnp.inf, res), 0)),
+        (active & ~solution.converged).sum(),
     )
+    return jnp.stack([jnp.asarray(number, loss.dtype) for number in numbers])
 
 
 acting_layers = jax.jit(cell_layers, static_argnums=0)

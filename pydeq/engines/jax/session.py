@@ -7,10 +7,18 @@ from typing import Any, final
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
-from pydeq.engines.base import AbstractEngine, AbstractSession, EpochReport, check_supported
+from pydeq.engines.base import (
+    AbstractEngine,
+    AbstractSession,
+    BatchReport,
+    EpochReport,
+    OnBatch,
+    check_supported,
+    epoch_report,
+)
 from pydeq.engines.jax import compiled
-from pydeq.engines.jax.adjoint import Start
 from pydeq.engines.jax.cell import Layers
 from pydeq.engines.jax.solvers import Controls
 from pydeq.errors import EngineUnavailableError
@@ -48,7 +56,6 @@ class JaxEngine(AbstractEngine):
     solvers = SOLVERS
     stabilities = STABILITIES
     unrolls = tuple(name for name in SOLVERS if name != "newton")
-    reuses = True
 
     def __init__(self, device: str = "auto") -> None:
         self.device = _find_device(device)
@@ -91,16 +98,15 @@ class JaxSession(AbstractSession):
         self._model = model
         self._optimizer = optimizer
         self._program = compiled.Program.of(model, solver, optimizer)
+        ode_abstol, ode_reltol = solver.ode_tolerances(model)
         self._controls = Controls(
-            solver.abstol, solver.reltol, solver.ode_abstol, solver.ode_reltol, solver.max_steps
+            solver.abstol, solver.reltol, ode_abstol, ode_reltol, solver.max_steps
         )
         self._rates = compiled.Rates(
             optimizer.learning_rate, optimizer.alpha, optimizer.jacobian_penalty
         )
         self._epoch = 0
         self._data: Any = None
-        self._reuse = solver.reuse and model.horizon is None
-        self._last: Any = None  # of each sample its last equilibrium, where it is to be reused
         with self._context():
             self._params = {name: jnp.array(value) for name, value in params.items()}
             self._opt_state: Any = self._load_optimizer(optimizer_state)
@@ -115,8 +121,8 @@ class JaxSession(AbstractSession):
         return jnp.asarray(np.ascontiguousarray(value, self._dtype))
 
     def _load_optimizer(self, saved: Params | None) -> Any:
-        state: Any = compiled.optimizer(self._optimizer.name, 0.0).init(self._params)
-        if not saved or self._optimizer.name != "adam":
+        state: Any = optax.adam(0.0).init(self._params)
+        if not saved:
             return state
         adam, *rest = state
         count = jnp.asarray(saved["count"], adam.count.dtype)
@@ -128,11 +134,10 @@ class JaxSession(AbstractSession):
         """See :meth:`AbstractSession.load_data`."""
         with self._context():
             self._data = (self._array(x), self._array(target), np.asarray(weight, self._dtype))
-            if self._reuse:
-                states = jnp.zeros((len(x), self._model.state_width), self._dtype)
-                self._last = Start(states, jnp.zeros(len(x), bool))
 
-    def train_epoch(self, order: np.ndarray, batch_size: int) -> EpochReport:
+    def train_epoch(
+        self, order: np.ndarray, batch_size: int, on_batch: OnBatch | None = None
+    ) -> EpochReport:
         """See :meth:`AbstractSession.train_epoch`."""
         batches = list(iter_batches(order, batch_size))
         rows = probes(
@@ -146,24 +151,27 @@ class JaxSession(AbstractSession):
         # The session's own state is replaced only at the end: an exception leaves it as it was.
         params, opt_state = self._params, self._opt_state
         with self._context():
-            tally = compiled.empty_tally(self._dtype)
-            in_flight: deque[Any] = deque()
-            found = []
+            reports: list[BatchReport] = []
+            in_flight: deque[jax.Array] = deque()
+
+            def wait() -> None:
+                reports.append(_report(in_flight.popleft()))
+                if on_batch is not None:
+                    on_batch(reports[-1])
+
             for indices, row in zip(batches, rows, strict=True):
                 batch = self._batch(indices, n_rows, row)
-                params, opt_state, tally, states = compiled.train(
-                    self._program, params, opt_state, tally, batch, self._controls, self._rates
+                params, opt_state, report = compiled.train(
+                    self._program, params, opt_state, batch, self._controls, self._rates
                 )
-                if self._reuse:
-                    found.append((indices, states))
-                in_flight.append(tally.loss)
+                in_flight.append(report)
                 if len(in_flight) > IN_FLIGHT:
-                    in_flight.popleft().block_until_ready()
-            report = _report(jax.device_get(tally), self._program.loss)
-            last = _remember(self._last, found)
-        self._params, self._opt_state, self._last = params, opt_state, last
+                    wait()
+            while in_flight:
+                wait()
+        self._params, self._opt_state = params, opt_state
         self._epoch += 1
-        return report
+        return epoch_report(reports)
 
     def _batch(self, indices: np.ndarray, n_rows: int, probe: np.ndarray) -> compiled.Batch:
         """Gather the samples at `indices`, padded to `n_rows` by samples of weight 0."""
@@ -173,8 +181,7 @@ class JaxSession(AbstractSession):
         weights = np.zeros(n_rows, self._dtype)
         weights[: len(indices)] = weight[indices]
         x, target = compiled.rows(padded, x, target)
-        start = Start(*compiled.rows(padded, *self._last)) if self._reuse else None
-        return compiled.Batch(x, target, self._array(weights), self._array(probe), start)
+        return compiled.Batch(x, target, self._array(weights), self._array(probe))
 
     def equilibrium(self, x: np.ndarray) -> Equilibrium:
         """See :meth:`AbstractSession.equilibrium`."""
@@ -234,8 +241,6 @@ class JaxSession(AbstractSession):
 
     def optimizer_state(self) -> Params:
         """See :meth:`AbstractSession.optimizer_state`."""
-        if self._optimizer.name != "adam":
-            return {}
         adam = self._opt_state[0]
         return {
             "count": np.array(adam.count, np.int64),
@@ -245,7 +250,7 @@ class JaxSession(AbstractSession):
 
     def close(self) -> None:
         """See :meth:`AbstractSession.close`."""
-        self._params, self._opt_state, self._data, self._last = {}, (), None, None
+        self._params, self._opt_state, self._data = {}, (), None
 
 
 def _padded(x: np.ndarray) -> np.ndarray:
@@ -256,25 +261,9 @@ def _padded(x: np.ndarray) -> np.ndarray:
     return np.concatenate([x, np.zeros((rows, *x.shape[1:]), x.dtype)])
 
 
-def _remember(last: Start | None, found: list[tuple[np.ndarray, Start]]) -> Start | None:
-    """Return `last` with the equilibria that an epoch's batches found; those not found stay."""
-    if last is None or not found:
-        return last
-    index = np.concatenate([indices for indices, _ in found])
-    u, known = (
-        jnp.concatenate([states[i][: len(indices)] for indices, states in found]) for i in (0, 1)
-    )
-    index = jnp.where(known, index, len(last.u))  # out of bounds is dropped
-    return Start(last.u.at[index].set(u, mode="drop"), last.known.at[index].set(True, mode="drop"))
-
-
-def _report(tally: compiled.Tally, loss: str) -> EpochReport:
-    weight = float(tally.weight)
-    divisor = 1.0 if loss == "sum_of_squares" and weight > 0 else weight
-    return EpochReport(
-        loss=float(tally.loss) / divisor if divisor else float("nan"),
-        grad_norm=float(tally.grad_norm) / max(int(tally.n_steps), 1),
-        n_evals=float(tally.n_evals) / max(int(tally.n_samples), 1),
-        worst_residual=float(tally.worst_residual),
-        n_failed=int(tally.n_failed),
+def _report(numbers: jax.Array) -> BatchReport:
+    """Wait for a batch and return its report."""
+    loss, weight, grad_norm, n_evals, n_samples, worst_residual, n_failed = numbers.tolist()
+    return BatchReport(
+        loss, weight, grad_norm, n_evals, int(n_samples), worst_residual, int(n_failed)
     )

@@ -4,13 +4,20 @@ PyDEQ is called once a batch, so that Ctrl-C is heard between two batches.
 """
 
 import logging
-import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, final
+from typing import Any, final
 
 import numpy as np
 
-from pydeq.engines.base import AbstractEngine, AbstractSession, EpochReport, check_supported
+from pydeq.engines.base import (
+    AbstractEngine,
+    AbstractSession,
+    BatchReport,
+    EpochReport,
+    OnBatch,
+    check_supported,
+    epoch_report,
+)
 from pydeq.engines.julia import runtime
 from pydeq.engines.julia.arrays import from_julia, julia_view
 from pydeq.errors import EngineError, EngineUnavailableError
@@ -44,7 +51,6 @@ class JuliaEngine(AbstractEngine):
     solvers = ("tsit5", "anderson", "newton", "fixed_point")
     stabilities = ("none", "jacobian", "contractive")
     unrolls = ("tsit5", "fixed_point")
-    reuses = False
 
     def __init__(self, device: str = "auto") -> None:
         self._julia = runtime.start()
@@ -86,30 +92,6 @@ def _find_device(julia: runtime.Julia, name: str) -> str:
     return "cpu"
 
 
-class _Batch(NamedTuple):
-    """What PyDEQ reports of one batch.
-
-    Attributes
-    ----------
-    loss : float
-    weight : float
-        Sum of the weights of the samples that counted.
-    grad_norm : float
-    n_evals, n_samples : int
-        Sums over the samples that have weight.
-    worst_residual : float
-    n_failed : int
-    """
-
-    loss: float
-    weight: float
-    grad_norm: float
-    n_evals: float
-    n_samples: int
-    worst_residual: float
-    n_failed: int
-
-
 @final
 class JuliaSession(AbstractSession):
     """See :class:`AbstractSession`."""
@@ -143,7 +125,7 @@ class JuliaSession(AbstractSession):
         return {f"{prefix}{name}": v for name, v in zip(self._names, values, strict=True)}
 
     def _optimizer_settings(self, saved: Params | None) -> dict[str, Any]:
-        if not saved or self._optimizer.name != "adam":
+        if not saved:
             return {}
         return {
             "opt_count": int(saved["count"]),
@@ -170,7 +152,9 @@ class JuliaSession(AbstractSession):
         self._call("load_data_b", self._array(x), self._array(target), self._array(weight))
         self._n_loaded = len(x)
 
-    def train_epoch(self, order: np.ndarray, batch_size: int) -> EpochReport:
+    def train_epoch(
+        self, order: np.ndarray, batch_size: int, on_batch: OnBatch | None = None
+    ) -> EpochReport:
         """See :meth:`AbstractSession.train_epoch`."""
         order = np.asarray(order, np.int64)
         if len(order) and not 0 <= order.min() <= order.max() < self._n_loaded:
@@ -185,20 +169,25 @@ class JuliaSession(AbstractSession):
         # Undone by whatever is asked of the session next, unless the epoch comes to its end: an
         # exception, a second one while this one is handled included, leaves nothing half done.
         self._undo = self._call("snapshot")
-        reports = self._train(batches, rows)
-        report = _report(reports, self._optimizer.loss)
+        reports = self._train(batches, rows, on_batch)
         self._undo = None
         self._epoch += 1
-        return report
+        return epoch_report(reports)
 
-    def _train(self, batches: list[np.ndarray], rows: np.ndarray) -> list[_Batch]:
+    def _train(
+        self, batches: list[np.ndarray], rows: np.ndarray, on_batch: OnBatch | None
+    ) -> list[BatchReport]:
         train: Callable[..., Any] = self._julia.pydeq.train_batch_b
         reports = []
         with runtime.calling(_DOING["train_batch_b"]):
             for indices, row in zip(batches, rows, strict=True):
                 probe, at = self._julia.array(row), self._julia.array(indices + 1)
                 found = train(self._session, at, probe)
-                reports.append(_Batch(*(getattr(found, field) for field in _Batch._fields)))
+                reports.append(
+                    BatchReport(*(getattr(found, field) for field in BatchReport._fields))
+                )
+                if on_batch is not None:
+                    on_batch(reports[-1])
         return reports
 
     def equilibrium(self, x: np.ndarray) -> Equilibrium:
@@ -235,8 +224,6 @@ class JuliaSession(AbstractSession):
 
     def optimizer_state(self) -> Params:
         """See :meth:`AbstractSession.optimizer_state`."""
-        if self._optimizer.name != "adam":
-            return {}
         count, m, v = self._call("optimizer_state")
         return {
             "count": np.array(int(count), np.int64),
@@ -271,6 +258,7 @@ def _settings(
     optimizer: OptimizerSpec,
 ) -> dict[str, Any]:
     """Return the specs as the keywords of PyDEQ's ``open_session``."""
+    ode_abstol, ode_reltol = solver.ode_tolerances(model)
     return {
         "n_features": model.n_features,
         "n_outputs": model.n_outputs,
@@ -283,33 +271,15 @@ def _settings(
         "solver": solver.name,
         "abstol": solver.abstol,
         "reltol": solver.reltol,
-        "ode_abstol": solver.ode_abstol,
-        "ode_reltol": solver.ode_reltol,
+        "ode_abstol": ode_abstol,
+        "ode_reltol": ode_reltol,
         "max_steps": solver.max_steps,
         "adjoint": solver.adjoint,
         "loss": optimizer.loss,
-        "optimizer": optimizer.name,
+        "optimizer": "adam",
         "learning_rate": optimizer.learning_rate,
         "alpha": optimizer.alpha,
         "jacobian_penalty": optimizer.jacobian_penalty,
         "train_encoder": optimizer.train_encoder,
         "device": device,
     }
-
-
-def _report(batches: list[_Batch], loss: str) -> EpochReport:
-    """Return the epoch's report: means over what the batches had, as the contract has them."""
-    stepped = [batch for batch in batches if batch.weight > 0]
-    weight = sum(batch.weight for batch in stepped)
-    if loss == "sum_of_squares":
-        total, divisor = sum(batch.loss for batch in stepped), min(len(stepped), 1)
-    else:
-        total, divisor = sum(batch.loss * batch.weight for batch in stepped), weight
-    residuals = [math.inf if math.isnan(b.worst_residual) else b.worst_residual for b in batches]
-    return EpochReport(
-        loss=float(total / divisor) if divisor else math.nan,
-        grad_norm=float(sum(batch.grad_norm for batch in stepped) / max(len(stepped), 1)),
-        n_evals=float(sum(b.n_evals for b in batches) / max(sum(b.n_samples for b in batches), 1)),
-        worst_residual=float(max(residuals, default=0.0)),
-        n_failed=int(sum(b.n_failed for b in batches)),
-    )
