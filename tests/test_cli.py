@@ -144,7 +144,7 @@ def test_digits(run, quick, tmp_path):
     assert lines["converged"] == "450 of 450 test samples (100.00%)"
     assert lines["prediction"].endswith("/ true digit: 2")
     assert lines["figure"] == "out/digits.png"
-    assert "6/6" in result.stderr
+    assert "6.0/6" in result.stderr
     assert_picture(tmp_path / "out" / "digits.png")
 
 
