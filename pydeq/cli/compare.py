@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from pydeq.cli.options import data_option, out_option
 from pydeq.errors import EngineError
 
 __all__ = ["compare"]
@@ -51,20 +52,8 @@ _ENGINES = ("jax", "julia")
 )
 @click.option("--epochs", type=click.IntRange(1), metavar="N", help="[default: the post's]")
 @click.option("--samples", type=click.IntRange(1), metavar="N", help="Of mnist, the first N only.")
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    default="data",
-    show_default=True,
-    help="Folder of the MNIST files; downloaded to it where torchvision is installed.",
-)
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    default="out",
-    show_default=True,
-    help="Folder of the figure.",
-)
+@data_option
+@out_option
 def compare(
     preset: str | None,
     reference: Path | None,

@@ -5,11 +5,23 @@ import sys
 from collections.abc import Iterator
 from importlib import metadata
 
+import click
+
 from pydeq.engines import EngineReport, find_engines
 
-__all__ = ["report"]
+__all__ = ["doctor", "report"]
 
 _PACKAGES = ("numpy", "scikit-learn", "jax", "jaxlib", "diffrax", "juliacall", "torchvision")
+
+
+@click.command()
+def doctor() -> None:
+    """Say what is installed, and what works here.
+
+    Versions, devices and engines; for an engine that is not usable, why, and what to do.
+    """
+    for line in report():
+        click.echo(line)
 
 
 def report() -> Iterator[str]:

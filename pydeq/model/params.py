@@ -10,7 +10,7 @@ import numpy as np
 
 from pydeq.model.spec import ModelSpec
 
-__all__ = ["Params", "check_params", "flatten", "init_params", "parameter_shapes", "unflatten"]
+__all__ = ["Params", "check_params", "flatten", "init_params", "parameter_shapes"]
 
 Params = dict[str, np.ndarray]
 
@@ -81,18 +81,3 @@ def check_params(model: ModelSpec, params: Params) -> None:
 def flatten(model: ModelSpec, params: Params) -> np.ndarray:
     """Return all parameters as one vector, in the order of `parameter_shapes`."""
     return np.concatenate([params[name].ravel() for name in parameter_shapes(model)])
-
-
-def unflatten(model: ModelSpec, vector: np.ndarray) -> Params:
-    """Return named parameters from the vector that `flatten` makes."""
-    shapes = parameter_shapes(model)
-    needed = sum(int(np.prod(shape)) for shape in shapes.values())
-    if vector.shape != (needed,):
-        raise ValueError(f"The model has {needed} parameters; a vector {vector.shape} came.")
-    params: Params = {}
-    start = 0
-    for name, shape in shapes.items():
-        size = int(np.prod(shape))
-        params[name] = vector[start : start + size].reshape(shape)
-        start += size
-    return params
