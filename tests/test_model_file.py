@@ -15,7 +15,7 @@ from helpers import assert_params_equal
 import pydeq.estimators.base
 from pydeq import DEQClassifier, DEQRegressor, __version__, load
 from pydeq.errors import ModelFileError
-from pydeq.estimators import model_file
+from pydeq.estimators import stored
 
 SMALL = {"n_state": 4, "hidden_layer_sizes": (5, 3), "max_iter": 3, "random_state": 0}
 
@@ -255,10 +255,10 @@ def test_a_file_with_the_wrong_content_is_refused_by_name(change, saved):
 
 
 def test_labels_that_no_classifier_has_are_refused():
-    assert model_file._labels_from_json({"dtype": "|O", "values": ["a"]}).tolist() == ["a"]
+    assert stored._labels_from_json({"dtype": "|O", "values": ["a"]}).tolist() == ["a"]
     for dtype in ("V8", "M8[s]", "c16", "nonsense"):
         with pytest.raises((TypeError, ValueError)):
-            model_file._labels_from_json({"dtype": dtype, "values": [1]})
+            stored._labels_from_json({"dtype": dtype, "values": [1]})
 
 
 # --- writing ---

@@ -1,7 +1,7 @@
 """The scikit-learn estimators: what is checked, learned, predicted, saved."""
 
 from pydeq.estimators.classifier import DEQClassifier
-from pydeq.estimators.model_file import load
+from pydeq.estimators.loading import load
 from pydeq.estimators.parameters import fit_specs
 from pydeq.estimators.regressor import DEQRegressor
 

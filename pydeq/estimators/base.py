@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -12,7 +13,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from pydeq.engines import AbstractSession, Device, EngineName, get_engine
-from pydeq.estimators import advice, model_file, parameters
+from pydeq.estimators import advice, model_file, parameters, stored
 from pydeq.model import (
     Activation,
     Adjoint,
@@ -230,7 +231,7 @@ class AbstractDEQEstimator(BaseEstimator, abc.ABC):
             A file that is already there is replaced in one step, once the new one is complete.
         """
         check_is_fitted(self)
-        model_file.save(self, path)
+        model_file.write(Path(path), *stored.describe(self))
 
     def _solve(self, X: Any, with_certificates: bool = False) -> Equilibrium:
         X = self._check_samples(X)
