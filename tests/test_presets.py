@@ -1,55 +1,121 @@
+"""The presets against the numbers of the post that they reproduce.
+
+Q. Wei, F. Schäfer, A. Pal, C. Rackauckas, "Composability in Julia: Implementing Deep Equilibrium
+Models via Neural ODEs", https://julialang.org/blog/2021/10/DEQ/ (source:
+https://github.com/JuliaLang/www.julialang.org/blob/main/blog/2021/10/DEQ.md). What is quoted below
+is from its two programs, "a simple DEQ Model" and "DEQ for learning MNIST from scratch".
+"""
+
 import math
 
 import numpy as np
 import pytest
+from oracle import OracleEngine
 
+import pydeq.estimators.base
 from pydeq import DEQClassifier, DEQRegressor, presets
 from pydeq.errors import ConvergenceWarning
 
-# The design's table, section 2, and the posts' code.
+# In the post's words, and in pydeq's parameters. In both, `Chain` leaves the cell as it is.
 DOUBLE = {
-    "n_state": None,
-    "hidden_layer_sizes": (5,),
-    "activation": "identity",
-    "stability": "none",
-    "solver": "tsit5",
-    "abstol": 1e-2,
-    "reltol": 1e-2,
-    "learning_rate_init": 0.05,
-    "alpha": 0,
-    "batch_size": 10,
-    "max_iter": 1000,
-    "shuffle": False,
-    "n_iter_no_change": math.inf,
-    "average": False,
+    "Chain(Dense(1, 5), Dense(5, 1))": {
+        "n_state": None,
+        "hidden_layer_sizes": (5,),
+        "activation": "identity",
+        "stability": "none",
+        "horizon": None,
+    },
+    "DynamicSS(Tsit5(), abstol = 1f-2, reltol = 1f-2)": {
+        "solver": "tsit5",
+        "adjoint": "implicit",
+        "abstol": 0.01,
+        "reltol": 0.01,
+    },
+    "ADAM(0.05)": {"learning_rate_init": 0.05, "alpha": 0},
+    # One batch of all ten points, in their order, an epoch; every epoch is run.
+    "epochs = 1000": {
+        "max_iter": 1000,
+        "batch_size": 10,
+        "shuffle": False,
+        "n_iter_no_change": math.inf,
+        "early_stopping": False,
+        "average": False,
+    },
 }
 MNIST = {
-    "n_state": 100,
-    "hidden_layer_sizes": (500,),
-    "activation": "tanh",
-    "stability": "none",
-    "train_encoder": True,
-    "solver": "tsit5",
-    "abstol": 1e-1,
-    "reltol": 1e-1,
-    "learning_rate_init": 3e-4,
-    "alpha": 0,
-    "batch_size": 128,
-    "max_iter": 1,
-    "average": False,
+    "Dense(784, 100)": {"n_state": 100},
+    "Chain(Dense(100, 500, tanh), Dense(500, 100))": {
+        "hidden_layer_sizes": (500,),
+        "activation": "tanh",
+        "stability": "none",
+        "horizon": None,
+    },
+    "DynamicSS(Tsit5(), abstol = 1f-1, reltol = 1f-1)": {
+        "solver": "tsit5",
+        "adjoint": "implicit",
+        "abstol": 0.1,
+        "reltol": 0.1,
+    },
+    "Flux.params(model)": {"train_encoder": True},
+    "ADAM(args.η), η = 3e-4, λ = 0": {"learning_rate_init": 0.0003, "alpha": 0},
+    "train(batchsize = 128, epochs = 1)": {
+        "batch_size": 128,
+        "max_iter": 1,
+        "early_stopping": False,
+        "average": False,
+    },
+    "DataLoader(..., shuffle=true)": {"shuffle": True},
+}
+# Flux's Dense: `weight (n_out, n_in)`, here (n_in, n_out).
+DOUBLE_WEIGHTS = {"cell.0": (1, 5), "cell.1": (5, 1)}
+MNIST_WEIGHTS = {
+    "encoder": (784, 100),
+    "cell.0": (100, 500),
+    "cell.1": (500, 100),
+    "decoder": (100, 10),
 }
 
 
 @pytest.mark.parametrize(
-    ("preset", "kind", "table"),
-    [(presets.double, DEQRegressor, DOUBLE), (presets.mnist, DEQClassifier, MNIST)],
+    ("preset", "said", "parameters"),
+    [
+        pytest.param(preset, said, parameters, id=f"{preset.__name__}: {said}")
+        for preset, post in ((presets.double, DOUBLE), (presets.mnist, MNIST))
+        for said, parameters in post.items()
+    ],
 )
-def test_is_the_posts_model(preset, kind, table):
-    model = preset()
+def test_is_set_as_in_the_post(preset, said, parameters):
+    found = preset().get_params()
+    assert {name: found[name] for name in parameters} == parameters
+
+
+@pytest.mark.parametrize(
+    ("preset", "kind", "n_features", "labels", "weights"),
+    [
+        (presets.double, DEQRegressor, 1, np.arange(20.0), DOUBLE_WEIGHTS),
+        (presets.mnist, DEQClassifier, 784, np.arange(20) % 10, MNIST_WEIGHTS),
+    ],
+)
+def test_has_the_posts_layers_and_starts_as_flux_does(
+    preset, kind, n_features, labels, weights, monkeypatch
+):
+    monkeypatch.setattr(pydeq.estimators.base, "get_engine", lambda *_: OracleEngine())
+    X = np.random.default_rng(0).uniform(size=(20, n_features))
+    # Adam's first step has the learning rate's size.
+    model = preset(max_iter=1, learning_rate_init=1e-9, batch_size=20).fit(X, labels)
     assert type(model) is kind
-    params = model.get_params()
-    assert {name: params[name] for name in table} == table
-    assert isinstance(model.random_state, int)
+    assert model.params_.keys() == {f"{n}.{part}" for n in weights for part in ("weight", "bias")}
+    for name, shape in weights.items():
+        weight, bias = model.params_[f"{name}.weight"], model.params_[f"{name}.bias"]
+        assert (weight.shape, bias.shape) == (shape, shape[1:])
+        np.testing.assert_allclose(bias, 0, atol=1e-8)
+        bound = np.sqrt(6 / sum(shape))  # of glorot_uniform; of five numbers none may be near it
+        assert 0.4 * bound < np.abs(weight).max() <= bound + 1e-8
+
+
+@pytest.mark.parametrize("preset", [presets.double, presets.mnist])
+def test_starts_alike_on_every_run(preset):
+    assert isinstance(preset().random_state, int)
 
 
 def test_overrides():
