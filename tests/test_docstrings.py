@@ -7,6 +7,7 @@ import sys
 from importlib import import_module
 
 import api_reference
+import architecture
 import matplotlib
 import pytest
 
@@ -18,6 +19,7 @@ matplotlib.use("Agg")
 MODULES = ["pydeq", "pydeq.engines.base"] + [
     f"pydeq.{module.name}" for module in pkgutil.iter_modules(pydeq.__path__) if not module.ispkg
 ]
+ROOT = architecture.ROOT / "pydeq"
 NAMES = [name for names in api_reference.CONTENTS.values() for name in names]
 # What is said of a class or function beside it holds for these too; MNIST is not everywhere.
 WITHOUT_EXAMPLE = {
@@ -55,6 +57,13 @@ def test_the_reference_has_every_public_name(module):
 
 
 def test_the_reference_is_up_to_date(caplog):
-    assert api_reference.PAGE.read_text(encoding="utf-8") == api_reference.render(), (
-        "run python tests/api_reference.py"
-    )
+    assert api_reference.PAGE.read_text(encoding="utf-8") == api_reference.render(), "run make api"
+
+
+def test_the_architecture_page_is_up_to_date():
+    assert architecture.PAGE.read_text(encoding="utf-8") == architecture.render(), "run make api"
+
+
+def test_the_architecture_page_has_every_folder():
+    python = {path.parent.relative_to(architecture.ROOT) for path in ROOT.rglob("*.py")}
+    assert {str(path) for path in python} <= set(architecture.FOLDERS)

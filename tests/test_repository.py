@@ -24,3 +24,21 @@ def test_the_version_is_the_same_everywhere():
 
 def test_the_julia_project_has_the_license():
     assert read("julia/LICENSE") == read("LICENSE")
+
+
+def test_the_map_leads_to_files_that_hold_what_it_says():
+    text = read("CONTRIBUTING.md").replace("\n", " ")
+    paths = re.findall(r"`((?:pydeq|julia|tests|examples)/[\w/.]+)`", text)
+    assert len(paths) > 10
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+    places = re.findall(r"`(\w+)`(?: and `(\w+)`)?,?(?: with its slope,)? in `([^`]+)`", text)
+    assert len(places) >= 5
+    for *names, path in places:
+        assert [name for name in names if name and not re.search(rf"\b{name}\b", read(path))] == []
+
+
+def test_tools_have_one_version():
+    pinned = re.findall(r"\[(\w+==[\w.]+)\]", read(".pre-commit-config.yaml"))
+    assert pinned
+    extras = tomllib.loads(read("pyproject.toml"))["project"]["optional-dependencies"]
+    assert set(pinned) <= {*extras["test"], *extras["dev"]}
