@@ -36,6 +36,7 @@ CONTENTS = {
     ],
     "What they return": [
         "pydeq.Equilibrium",
+        "pydeq.Certificates",
         "pydeq.History",
         "pydeq.EpochRecord",
     ],

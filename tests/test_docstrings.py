@@ -24,6 +24,7 @@ NAMES = [name for names in api_reference.CONTENTS.values() for name in names]
 # What is said of a class or function beside it holds for these too; MNIST is not everywhere.
 WITHOUT_EXAMPLE = {
     "pydeq.datasets.load_mnist",
+    "pydeq.Certificates",
     "pydeq.FixedPoint",
     "pydeq.EpochRecord",
 }

@@ -67,7 +67,6 @@ PRESET = ("preset mnist, jax", "preset mnist, julia")
 
 ROWS = (
     _pydeq(OURS),
-    _pydeq("pydeq reuse", reuse_equilibria=True),
     _pydeq("pydeq anderson", solver="anderson"),
     _pydeq("pydeq broyden", solver="broyden"),
     _pydeq("pydeq newton", solver="newton"),
