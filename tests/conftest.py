@@ -1,18 +1,57 @@
-"""Tests marked `julia` need a Julia; no other test depends on whether one is set up here."""
+"""What holds for all tests: how processes share them, what they keep, and where Julia runs.
+
+No test depends on whether a Julia is set up here but those marked `julia`, which need one.
+"""
 
 import os
+import shutil
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 from pydeq import engines
 from pydeq.engines.julia import find_julia
+
+CACHE = "PYDEQ_CACHE_DIR"
+MAPS = Path("/proc/self/maps")
+MOST_MAPS = 30_000
+"""Linux lets a process have 65,530 memory maps; compiled code takes a few for each program."""
+
+
+class ByFile(LoadFileScheduling):
+    """The tests of a file go to one process, which compiles what they share once.
+
+    Those that use Julia all go to the same, so that one Julia is started.
+    """
+
+    def _split_scope(self, nodeid):
+        return "julia" if "julia" in nodeid else super()._split_scope(nodeid)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    return ByFile(config, log)
+
+
+def pytest_configure(config):
+    # Fresh for each run, shared by its processes and those that they start: what one has compiled
+    # the others find, and nothing that an earlier run has left can hide a failure.
+    if CACHE not in os.environ:
+        os.environ[CACHE] = tempfile.mkdtemp(prefix="pydeq-tests-")
+        config.add_cleanup(lambda: shutil.rmtree(os.environ.pop(CACHE), ignore_errors=True))
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
     if item.get_closest_marker("julia") is None:
         return
+    if "julia" not in item.nodeid:
+        pytest.fail(
+            "say 'julia' in its name: it goes by it to the process with Julia", pytrace=False
+        )
     found = find_julia()
     if found.ready:
         return
@@ -29,8 +68,7 @@ def _auto_is_jax(request, monkeypatch):
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _no_compiled_code_from_other_modules():
-    """One process cannot hold the compiled code of all the tests: Linux bounds its memory maps."""
+def _room_for_compiled_code():
     yield
-    if "jax" in sys.modules:
+    if "jax" in sys.modules and MAPS.exists() and MAPS.read_bytes().count(b"\n") > MOST_MAPS:
         sys.modules["jax"].clear_caches()

@@ -254,7 +254,7 @@ def test_an_original_that_fails_is_quoted(fake_julia):
 
 @pytest.mark.julia
 @pytest.mark.parametrize("preset", ["double", "mnist"])
-def test_engines_and_original_agree(digits, preset):
+def test_jax_julia_and_the_original_agree(digits, preset):
     if preset == "double":
         task = compare.double_task(n_epochs=20, abstol=1e-6, reltol=1e-6)
     else:

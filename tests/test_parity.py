@@ -51,7 +51,7 @@ def test_julia_and_jax_draw_the_same_loss_curve(julia_training, jax_training):
 
 
 @pytest.mark.julia
-def test_weights_trained_in_one_engine_predict_alike_in_the_other(julia_training, jax_training):
+def test_weights_trained_by_jax_or_julia_predict_alike_in_both(julia_training, jax_training):
     (model, _, optimizer, _), (x, _, _), _ = parity.training_case()
     solver = parity.tight()
     for params in (julia_training[1], jax_training[1]):
