@@ -61,6 +61,12 @@ def pytest_runtest_setup(item):
     pytest.skip(reason)
 
 
+@pytest.fixture(scope="module", params=["jax", pytest.param("julia", marks=pytest.mark.julia)])
+def engine(request):
+    """Each engine, for the tests of the contract; a new one is a name more here."""
+    return engines.get_engine(request.param, device="cpu")
+
+
 @pytest.fixture(autouse=True)
 def _auto_is_jax(request, monkeypatch):
     if request.node.get_closest_marker("julia") is None:
