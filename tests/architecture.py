@@ -17,7 +17,7 @@ INTRODUCTION = """\
 # Architecture
 
 `X` in `predict` takes one way down and back: estimator, engine, session, search. This page has one
-sentence for every file on that way and beside it. `make api` makes it from the first lines of the
+sentence for every file on that way and beside it. `nox -s api` makes it from the first lines of the
 files. [CONTRIBUTING.md](../../CONTRIBUTING.md) says where to change what.
 """
 

@@ -58,11 +58,13 @@ def test_the_reference_has_every_public_name(module):
 
 
 def test_the_reference_is_up_to_date(caplog):
-    assert api_reference.PAGE.read_text(encoding="utf-8") == api_reference.render(), "run make api"
+    assert api_reference.PAGE.read_text(encoding="utf-8") == api_reference.render(), (
+        "run nox -s api"
+    )
 
 
 def test_the_architecture_page_is_up_to_date():
-    assert architecture.PAGE.read_text(encoding="utf-8") == architecture.render(), "run make api"
+    assert architecture.PAGE.read_text(encoding="utf-8") == architecture.render(), "run nox -s api"
 
 
 def test_the_architecture_page_has_every_folder():
