@@ -204,11 +204,16 @@ def test_interrupt_keeps_the_epochs_done():
     assert epoch_kept(result) == 3
 
 
-def test_interrupt_in_the_first_epoch_keeps_the_start():
-    _, result = run([KeyboardInterrupt()])
-    assert result.history.stop_reason == "interrupted"
-    assert len(result.history) == 0
-    assert epoch_kept(result) == 0
+def test_interrupt_in_the_first_epoch_is_raised():
+    with pytest.raises(KeyboardInterrupt):
+        run([KeyboardInterrupt()])
+
+
+def test_the_epoch_cut_off_has_drawn_nothing():
+    rng, other = np.random.default_rng(0), np.random.default_rng(0)
+    train(ScriptedSession([report(), KeyboardInterrupt()]), DATA, rng, SPEC)
+    train(ScriptedSession([report()]), DATA, other, spec(max_iter=1))
+    assert rng.bit_generator.state == other.bit_generator.state
 
 
 def test_interrupt_while_validating_undoes_the_epoch():
@@ -281,6 +286,6 @@ def test_verbose_shows_each_number_and_silence_is_the_default(capsys):
     session = ScriptedSession([report(0.25, n_failed=2)] * 5, outputs=[0.5] * 5)
     train(session, DATA, np.random.default_rng(0), SPEC, VALIDATION, verbose=True)
     shown = capsys.readouterr().err
-    assert "5/5" in shown
+    assert "5.0/5" in shown
     for number in ("loss=0.25", "evaluations=8.0", "residual=1.0e-04", "failed=2", "score=0.5000"):
         assert number in shown

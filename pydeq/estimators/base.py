@@ -2,6 +2,7 @@
 
 import abc
 import contextlib
+import copy
 import dataclasses
 import os
 from collections.abc import Iterator, Sequence
@@ -47,6 +48,10 @@ class AbstractDEQEstimator(BaseEstimator, abc.ABC):
     """Fit, predict and keep a deep equilibrium model; final classes say what a target is.
 
     Randomness: see :func:`pydeq.training.start_fit`.
+
+    A fit works on a copy of the estimator, and the estimator becomes that copy at its end, in one
+    assignment: a call that raises has changed nothing. What only reads takes a copy too, so that
+    it sees one model from its beginning to its end, whatever other threads fit meanwhile.
     """
 
     n_features_in_: int
@@ -127,8 +132,12 @@ class AbstractDEQEstimator(BaseEstimator, abc.ABC):
         self.device = device
 
     @abc.abstractmethod
-    def _encode_target(self, y: np.ndarray, dtype: Any, learn: bool) -> np.ndarray:
-        """Return the target ``(n, n_outputs)``; with `learn`, take from y what decoding needs."""
+    def _learn_target(self, y: np.ndarray, classes: Any) -> None:
+        """Take from y what encoding and decoding need; `classes` are all labels to come, if any."""
+
+    @abc.abstractmethod
+    def _encode_target(self, y: np.ndarray, dtype: np.dtype) -> np.ndarray:
+        """Return the target ``(n, n_outputs)``."""
 
     @abc.abstractmethod
     def _adapt_start(self, params: Params, data: Data) -> None:
@@ -159,7 +168,9 @@ class AbstractDEQEstimator(BaseEstimator, abc.ABC):
         """Fit the model to samples and their targets.
 
         Ctrl-C ends the fit after the last epoch that was completed and leaves the estimator fitted
-        with that epoch's weights; ``history_.stop_reason`` and a warning say so.
+        with that epoch's weights; ``history_.stop_reason`` and a warning say so. Before the end of
+        the first epoch it raises KeyboardInterrupt. A call that raises leaves the estimator as it
+        was.
 
         Parameters
         ----------
@@ -201,7 +212,7 @@ class AbstractDEQEstimator(BaseEstimator, abc.ABC):
             If samples did not converge; their ``converged`` is False.
         """
         certify = parameters.check_flag({"certify": certify}, "certify")
-        return self._solve(X, certify)
+        return self._snapshot()._solve(X, certify)
 
     def trajectory(self, X: Any, depth: int) -> np.ndarray:
         """Return the fixed-point iterates u(k + 1) = f(u(k), h) of each sample.
@@ -217,9 +228,10 @@ class AbstractDEQEstimator(BaseEstimator, abc.ABC):
         ndarray (depth + 1, n_samples, n_state)
             The iterates as they are, whether or not they approach an equilibrium.
         """
-        X = self._check_samples(X)
+        fitted = self._snapshot()
+        X = fitted._check_samples(X)
         depth = parameters.check_depth(depth)
-        with self._open(SolverSpec()) as session:
+        with fitted._open(SolverSpec()) as session:
             return session.trajectory(X, depth)
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -230,8 +242,15 @@ class AbstractDEQEstimator(BaseEstimator, abc.ABC):
         path : str or path-like
             A file that is already there is replaced in one step, once the new one is complete.
         """
-        check_is_fitted(self)
-        model_file.write(Path(path), *stored.describe(self))
+        fitted = self._snapshot()
+        check_is_fitted(fitted)
+        model_file.write(Path(path), *stored.describe(fitted))
+
+    def _snapshot(self) -> Self:
+        """Return the estimator as it is at this moment."""
+        same = object.__new__(type(self))
+        vars(same).update(vars(self))
+        return same
 
     def _solve(self, X: Any, with_certificates: bool = False) -> Equilibrium:
         X = self._check_samples(X)
@@ -261,37 +280,42 @@ class AbstractDEQEstimator(BaseEstimator, abc.ABC):
         with contextlib.closing(session):
             yield session
 
-    def _fit(self, X: Any, y: Any, sample_weight: Any, incremental: bool) -> Self:
-        params = self.get_params(deep=False)
+    def _fit(
+        self, X: Any, y: Any, sample_weight: Any, incremental: bool, classes: Any = None
+    ) -> Self:
+        new = self._snapshot()
+        params = new.get_params(deep=False)
         warm = parameters.check_flag(params, "warm_start")
-        resume = (warm or incremental) and self.__sklearn_is_fitted__()
-        data = self._check_data(X, y, sample_weight, resume, learn=not (resume or incremental))
+        resume = (warm or incremental) and new.__sklearn_is_fitted__()
+        data = new._check_data(X, y, sample_weight, resume, classes)
         specs = parameters.fit_specs(
             params, self._loss, len(data), data.x.shape[1], data.target.shape[1]
         )
         model, solver, training = specs.model, specs.solver, specs.training
+        action = "partial_fit" if incremental else "fit"
         if resume:
-            action = "partial_fit" if incremental else "warm_start=True"
-            parameters.check_same_model(self.model_spec_, model, action)
+            goes_on = action if incremental else "warm_start=True"
+            parameters.check_same_model(new.model_spec_, model, goes_on)
         if incremental:
             training = _one_epoch(training)
-        start = self._start(model, data, resume, incremental)
+        random_state = copy.deepcopy(new.random_state)
+        start = new._start(model, random_state, data, resume, incremental)
         held_out = None
         if training.early_stopping:
-            stratum = self._stratum(data.target)
+            stratum = new._stratum(data.target)
             data, held = split(data, training.validation_fraction, stratum, start.rng)
-            held_out = Validation(held, self._validation_score)
+            held_out = Validation(held, new._validation_score)
         optimizer = dataclasses.replace(specs.optimizer, seed=start.seed)
         engine = get_engine(*parameters.check_engine(params))
         session = engine.open(model, solver, optimizer, start.params, start.optimizer_state)
         with contextlib.closing(session):
             result = train(session, data, start.rng, training, held_out, specs.verbose)
-        self._keep(model, engine.name, start, result, append=resume and incremental)
-        action = "partial_fit" if incremental else "fit"
+        new._keep(model, engine.name, start, result, append=resume and incremental)
         advice.warn_about_fit(result, action, training.max_iter, len(data), model, solver)
+        self._become(new, random_state)
         return self
 
-    def _check_data(self, X: Any, y: Any, sample_weight: Any, resume: bool, learn: bool) -> Data:
+    def _check_data(self, X: Any, y: Any, sample_weight: Any, resume: bool, classes: Any) -> Data:
         """Return the samples that have weight."""
         dtype = self._dtype if resume else [np.float64, np.float32]
         X, y = validate_data(self, X, y, reset=not resume, dtype=dtype, order="C", **self._y_checks)
@@ -299,15 +323,25 @@ class AbstractDEQEstimator(BaseEstimator, abc.ABC):
         counts = weight > 0
         if not counts.all():
             X, y, weight = X[counts], y[counts], weight[counts]
-        return Data(X, self._encode_target(y, X.dtype, learn), weight)
+        if not resume:
+            self._learn_target(y, classes)
+        return Data(X, self._encode_target(y, X.dtype), weight)
 
-    def _start(self, model: ModelSpec, data: Data, resume: bool, incremental: bool) -> Start:
+    def _start(
+        self,
+        model: ModelSpec,
+        random_state: RandomState,
+        data: Data,
+        resume: bool,
+        incremental: bool,
+    ) -> Start:
         if resume and incremental:
             # Each call is the next epoch of one long fit; its probes must differ from the last.
             seed = self._seed + len(self.history_)
-            return Start(self.params_, self.optimizer_state_ or None, self._rng, seed)
+            rng = copy.deepcopy(self._rng)
+            return Start(self.params_, self.optimizer_state_ or None, rng, seed)
         old = self.params_ if resume else None
-        start = start_fit(model, self.random_state, data.x.dtype, old)
+        start = start_fit(model, random_state, data.x.dtype, old)
         if not resume:
             self._adapt_start(start.params, data)
         return start
@@ -327,6 +361,13 @@ class AbstractDEQEstimator(BaseEstimator, abc.ABC):
         self.params_ = result.kept.params
         self.optimizer_state_ = result.kept.optimizer_state
         self._rng = start.rng
+
+    def _become(self, new: Self, random_state: RandomState) -> None:
+        """Take over, at once, what was learned, and what was drawn from the user's generator."""
+        mine: Any = self.random_state
+        if isinstance(random_state, np.random.RandomState):
+            mine.set_state(random_state.get_state(legacy=False))
+        object.__setattr__(self, "__dict__", {**vars(new), **self.get_params(deep=False)})
 
 
 def _one_epoch(training: TrainSpec) -> TrainSpec:

@@ -190,13 +190,12 @@ class DEQClassifier(ClassifierMixin, AbstractDEQEstimator):
         if not self.__sklearn_is_fitted__():
             if classes is None:
                 raise ValueError("The first call to partial_fit needs classes, all labels to come.")
-            self.classes_ = _check_classes(classes)
         elif classes is not None and not np.array_equal(_check_classes(classes), self.classes_):
             raise ValueError(
                 f"classes={classes!r} differs from the classes of the calls before: "
                 f"{self.classes_.tolist()}."
             )
-        return self._fit(X, y, sample_weight, incremental=True)
+        return self._fit(X, y, sample_weight, incremental=True, classes=classes)
 
     def predict(self, X: Any) -> np.ndarray:
         """Return the most probable class of each sample.
@@ -210,8 +209,9 @@ class DEQClassifier(ClassifierMixin, AbstractDEQEstimator):
         ndarray (n_samples,)
             Labels from `classes_`.
         """
-        best = self._solve(X).output.argmax(axis=1)
-        return self.classes_[best]
+        fitted = self._snapshot()
+        best = fitted._solve(X).output.argmax(axis=1)
+        return fitted.classes_[best]
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Return the probability of each class.
@@ -225,7 +225,7 @@ class DEQClassifier(ClassifierMixin, AbstractDEQEstimator):
         ndarray (n_samples, n_classes)
             In the order of `classes_`; each row sums to 1.
         """
-        return softmax(self._solve(X).output, axis=1)
+        return softmax(self._snapshot()._solve(X).output, axis=1)
 
     def predict_log_proba(self, X: Any) -> np.ndarray:
         """Return the natural logarithm of the probability of each class.
@@ -239,12 +239,14 @@ class DEQClassifier(ClassifierMixin, AbstractDEQEstimator):
         ndarray (n_samples, n_classes)
             In the order of `classes_`.
         """
-        return log_softmax(self._solve(X).output, axis=1)
+        return log_softmax(self._snapshot()._solve(X).output, axis=1)
 
-    def _encode_target(self, y: np.ndarray, dtype: Any, learn: bool) -> np.ndarray:
+    def _learn_target(self, y: np.ndarray, classes: Any) -> None:
         check_classification_targets(y)
-        if learn:
-            self.classes_ = _check_classes(y)
+        self.classes_ = _check_classes(y if classes is None else classes)
+
+    def _encode_target(self, y: np.ndarray, dtype: np.dtype) -> np.ndarray:
+        check_classification_targets(y)
         codes = {label: code for code, label in enumerate(self.classes_.tolist())}
         labels, inverse = np.unique(y, return_inverse=True)
         unseen = [label for label in labels.tolist() if label not in codes]

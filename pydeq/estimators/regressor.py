@@ -202,11 +202,14 @@ class DEQRegressor(RegressorMixin, AbstractDEQEstimator):
         ndarray (n_samples,) or (n_samples, n_outputs)
             In the shape of the y that was fitted.
         """
-        output = self._solve(X).output
-        return output[:, 0] if self._single_target else output
+        fitted = self._snapshot()
+        output = fitted._solve(X).output
+        return output[:, 0] if fitted._single_target else output
 
-    def _encode_target(self, y: np.ndarray, dtype: Any, learn: bool) -> np.ndarray:
+    def _learn_target(self, y: np.ndarray, classes: Any) -> None:
         self._single_target = y.ndim == 1
+
+    def _encode_target(self, y: np.ndarray, dtype: np.dtype) -> np.ndarray:
         with np.errstate(over="ignore"):
             target = y.reshape(len(y), -1).astype(dtype)
         if not np.isfinite(target).all():

@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn.model_selection import train_test_split
@@ -125,7 +125,8 @@ def train(
       Its record is kept, its weights are not.
     * ``"no_equilibrium"``: every sample of the epoch failed. Then no step was taken, and every
       later epoch would fail alike.
-    * ``"interrupted"``: KeyboardInterrupt. The epoch that it cut off has no record and no effect.
+    * ``"interrupted"``: KeyboardInterrupt. The epoch that it cut off has no record and no effect,
+      on `rng` neither. Before the end of the first epoch it is raised.
 
     Parameters
     ----------
@@ -140,29 +141,46 @@ def train(
     verbose : bool
         Show a progress bar.
     """
-    history = History()
     patience = _Patience(spec.tol)
-    session.load_data(data.x, data.target, data.weight)
     average = Average(spec.average and validation is None)
-    kept, kept_epoch = Checkpoint.of(session), 0
+    session.load_data(data.x, data.target, data.weight)
     n_batches = -(-len(data) // spec.batch_size)
+    # Replaced as a whole: an interrupt finds no half of an epoch.
+    records: list[EpochRecord] = []
+    done = _Done(0, "", Checkpoint.of(session), 0, rng.bit_generator.state)
     with Progress(spec.max_iter, n_batches, verbose) as progress:
         try:
-            while not history.stop_reason:
+            while not done.stop_reason:
                 order = epoch_order(len(data), spec.shuffle, rng)
                 record, checkpoint = _epoch(session, order, spec, validation, progress.on_batch)
-                history.records.append(record)
+                records.append(record)
+                n_epochs = len(records)
                 reason = _failure(record, checkpoint, len(data))
+                kept, kept_epoch = done.kept, done.kept_epoch
                 if not reason:
                     value = -record.loss if validation is None else record.validation_score
                     if patience.improves(value) or validation is None:
-                        kept, kept_epoch = average.including(checkpoint), len(history)
-                    reason = _end(history, patience, spec)
+                        kept, kept_epoch = average.including(checkpoint), n_epochs
+                    reason = _end(n_epochs, patience, spec)
+                done = _Done(n_epochs, reason, kept, kept_epoch, rng.bit_generator.state)
                 progress.on_epoch(record)
-                history.stop_reason = reason
         except KeyboardInterrupt:
-            history.stop_reason = "interrupted"
-    return TrainResult(history, kept, kept_epoch)
+            if not done.n_epochs:
+                raise
+            rng.bit_generator.state = done.rng_state
+            done = done._replace(stop_reason="interrupted")
+    history = History(records[: done.n_epochs], done.stop_reason)
+    return TrainResult(history, done.kept, done.kept_epoch)
+
+
+class _Done(NamedTuple):
+    """What the epochs that ended came to."""
+
+    n_epochs: int
+    stop_reason: str
+    kept: Checkpoint
+    kept_epoch: int
+    rng_state: Any
 
 
 def _epoch(
@@ -201,11 +219,11 @@ def _failure(record: EpochRecord, checkpoint: Checkpoint, n: int) -> str:
     return "no_equilibrium" if record.n_failed == n else "diverged"
 
 
-def _end(history: History, patience: "_Patience", spec: TrainSpec) -> str:
+def _end(n_epochs: int, patience: "_Patience", spec: TrainSpec) -> str:
     """Return why a healthy training ends after this epoch, or nothing."""
     if patience.n_stale > spec.n_iter_no_change:
         return "tol"
-    return "max_iter" if len(history) == spec.max_iter else ""
+    return "max_iter" if n_epochs == spec.max_iter else ""
 
 
 class Average:
