@@ -42,7 +42,7 @@ class Progress:
                 total=n_epochs,
                 desc="compiling",
                 unit="epoch",
-                bar_format="{desc}{percentage:3.0f}%|{bar}| {n:.1f}/{total} "
+                bar_format="{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} "
                 "[{elapsed}<{remaining}{postfix}]",
             )
 
@@ -58,7 +58,7 @@ class Progress:
         if self._bar is None:
             return
         self._n_done += 1
-        self._bar.set_description("fit", refresh=False)
+        self._bar.set_description_str("fit", refresh=False)
         self._bar.update(self._n_epochs + self._n_done / self._n_batches - self._bar.n)
 
     def on_epoch(self, record: EpochRecord) -> None:
@@ -67,6 +67,7 @@ class Progress:
             return
         self._n_epochs += 1
         self._n_done = 0
+        self._bar.set_description_str("fit", refresh=False)
         numbers = {
             "loss": f"{record.loss:.4g}",
             "evaluations": f"{record.n_evals:.1f}",
