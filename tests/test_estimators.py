@@ -15,7 +15,7 @@ from sklearn.exceptions import NotFittedError
 import pydeq.estimators.base
 import pydeq.estimators.classifier
 import pydeq.estimators.regressor
-from pydeq import ConvergenceWarning, DEQClassifier, DEQRegressor
+from pydeq import ConvergenceWarning, DEQClassifier, DEQRegressor, presets
 
 SMALL = {
     "n_state": 6,
@@ -513,6 +513,17 @@ def test_tol_ends_a_fit_that_no_longer_improves(on_oracle):
     model.fit(*make_data(DEQRegressor))
     assert model.history_.stop_reason == "tol"
     assert model.n_iter_ == 5
+
+
+@pytest.mark.parametrize("random_state", [0, 1, 2, 3])
+def test_a_fit_does_not_end_in_the_dip_of_an_overshoot(random_state):
+    """y = 2x of the post, with the patience that is the default: 20 epochs, once, and -5.38."""
+    settings = {"tol": 1e-4, "n_iter_no_change": 10, "average": True, "alpha": 1e-4}
+    model = presets.double(random_state=random_state, engine="jax", **settings)
+    model.fit(*presets.double_data())
+    assert model.history_.stop_reason == "tol"
+    assert model.predict([[-5.0]])[0] == pytest.approx(-10, abs=0.05)
+    assert model.n_iter_ < 300
 
 
 @pytest.mark.parametrize("cls", BOTH)

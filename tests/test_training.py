@@ -143,6 +143,31 @@ def test_improvement_resets_the_patience():
     assert result.history.stop_reason == "max_iter"
 
 
+def test_an_overshoot_is_not_counted():
+    """One batch an epoch: only losses up to 1.25 times the least, and tol, are near it."""
+    losses = [1.0, 4.0, 9.0, 3.0, 1.3, 1.2, 1.1, 1.05, 0.2, 0.1]
+    options = spec(batch_size=N, tol=0.01, n_iter_no_change=2, max_iter=10)
+    _, result = run([report(loss) for loss in losses], options)
+    assert result.history.stop_reason == "tol"
+    assert result.history.loss == losses[:8]
+    # Batches of an epoch scatter: up to 2 times the least, and tol.
+    losses = [1.0, 4.0, 2.1, 1.9, 1.3, 1.2, 0.1]
+    _, result = run([report(loss) for loss in losses], spec(**vars(options) | {"batch_size": 4}))
+    assert result.history.loss == losses[:6]
+
+
+def test_what_no_longer_improves_keeps_the_weights_of_the_least_loss():
+    """The loss of an epoch is that of the weights it begins with."""
+    losses = [1.0, 0.5, 0.4, 0.44, 0.45, 0.46]
+    options = spec(batch_size=N, tol=0.01, n_iter_no_change=2, max_iter=10)
+    _, result = run([report(loss) for loss in losses], options)
+    assert result.history.stop_reason == "tol"
+    assert epoch_kept(result) == 2
+    _, result = run([report(loss) for loss in losses[:4]], spec(batch_size=N, max_iter=4))
+    assert result.history.stop_reason == "max_iter"
+    assert epoch_kept(result) == 4
+
+
 def test_patience_of_max_iter_never_ends_a_fit():
     _, result = run([report(1.0)] * 5, spec(tol=1.0, n_iter_no_change=5))
     assert result.history.stop_reason == "max_iter"

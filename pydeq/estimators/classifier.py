@@ -83,7 +83,10 @@ class DEQClassifier(ClassifierMixin, AbstractDEQEstimator):
         Least improvement that counts, of the training loss or, with `early_stopping`, of the
         validation score.
     n_iter_no_change : int or inf, default=10
-        Training ends after more than this many epochs in a row that improve by less than `tol`.
+        Training ends after more than this many epochs since the last that improved by `tol`; the
+        weights with the least loss are kept. Epochs of a loss above twice the least (1.25 times,
+        where an epoch is one batch) are not counted: Adam has overshot, and the loss has not
+        settled.
     average : bool, default=True
         Keep a moving average of the weights at the epochs' ends, the newest weighing a third,
         instead of the last epoch's, which the last batches have moved about. Neither during

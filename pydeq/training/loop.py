@@ -79,9 +79,10 @@ class TrainResult:
     history : History
         One record for every epoch that ended.
     kept : Checkpoint
-        What to go on with: with early stopping that of the best validation score, else that of the
-        last epoch after which all is finite, its weights averaged with those before if
-        ``spec.average``.
+        What to go on with: with early stopping that of the best validation score. Else that of the
+        last epoch after which all is finite, or, where ``"tol"`` ended the fit at a loss that is
+        not the least, that with which the epoch of the least loss began; its weights averaged with
+        those before if ``spec.average``.
     kept_epoch : int
         The epoch that `kept` is from, counted from 1; 0 is the start.
     """
@@ -141,28 +142,33 @@ def train(
     verbose : bool
         Show a progress bar.
     """
-    patience = _Patience(spec.tol)
+    n_batches = -(-len(data) // spec.batch_size)
+    patience = _Patience(spec.tol, n_batches if validation is None else 0)
     average = Average(spec.average and validation is None)
     session.load_data(data.x, data.target, data.weight)
-    n_batches = -(-len(data) // spec.batch_size)
     # Replaced as a whole: an interrupt finds no half of an epoch.
     records: list[EpochRecord] = []
-    done = _Done(0, "", Checkpoint.of(session), 0, rng.bit_generator.state)
+    best = Checkpoint.of(session), 0
+    done = _Done(0, "", *best, rng.bit_generator.state)
     with Progress(spec.max_iter, n_batches, verbose) as progress:
         try:
             while not done.stop_reason:
                 order = epoch_order(len(data), spec.shuffle, rng)
                 record, checkpoint = _epoch(session, order, spec, validation, progress.on_batch)
                 records.append(record)
-                n_epochs = len(records)
                 reason = _failure(record, checkpoint, len(data))
-                kept, kept_epoch = done.kept, done.kept_epoch
+                kept = done.kept, done.kept_epoch
                 if not reason:
                     value = -record.loss if validation is None else record.validation_score
-                    if patience.improves(value) or validation is None:
-                        kept, kept_epoch = average.including(checkpoint), n_epochs
-                    reason = _end(n_epochs, patience, spec)
-                done = _Done(n_epochs, reason, kept, kept_epoch, rng.bit_generator.state)
+                    is_best = patience.improves(value)
+                    if is_best:
+                        best = kept
+                    if is_best or validation is None:
+                        kept = average.including(checkpoint), len(records)
+                    reason = _end(len(records), patience, spec)
+                    if reason == "tol" and validation is None and not is_best:
+                        kept = best
+                done = _Done(len(records), reason, *kept, rng.bit_generator.state)
                 progress.on_epoch(record)
         except KeyboardInterrupt:
             if not done.n_epochs:
@@ -256,17 +262,32 @@ class Average:
 
 
 class _Patience:
-    """Counts epochs in a row that improve by less than `tol`, as scikit-learn's MLP does."""
+    """Counts epochs that improve by less than `tol`, as scikit-learn's MLP does.
 
-    def __init__(self, tol: float) -> None:
+    An epoch of a loss far above the best, on the way out of an overshoot of Adam's or back, is
+    not counted: it is no sign that the loss has settled.
+
+    Parameters
+    ----------
+    tol : float
+    n_batches : int
+        Batches whose mean loss a value is; 0: it is a score, and no epoch is left out.
+    """
+
+    def __init__(self, tol: float, n_batches: int) -> None:
         self._tol = tol
+        # The loss of a single batch does not scatter; a mean over several does.
+        self._far = {0: math.inf, 1: 1.25}.get(n_batches, 2.0)
         self._best = -math.inf
         self.n_stale = 0
 
     def improves(self, value: float | None) -> bool:
         """Count an epoch; return whether its value (more is better) is the best so far."""
         value = math.nan if value is None else value
-        self.n_stale = 0 if value >= self._best + self._tol else self.n_stale + 1
+        if value >= self._best + self._tol:
+            self.n_stale = 0
+        elif not -value > self._far * abs(self._best) + self._tol:
+            self.n_stale += 1
         is_best = value > self._best
         if is_best:
             self._best = value
