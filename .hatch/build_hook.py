@@ -1,10 +1,11 @@
 """Build hook: a wheel carries the Julia project, and a juliapkg.json that says where.
 
 In a source tree, and so in an editable install, ``pydeq/juliapkg.json`` points at ``../julia``. In
-a wheel the project is inside the package.
+a wheel the project is inside the package. Either has the bound and the digest of the project as it
+is now: see ``juliapkg.py``.
 """
 
-import json
+import runpy
 import tempfile
 from pathlib import Path
 
@@ -19,14 +20,16 @@ class JuliaProjectHook(BuildHookInterface):
 
     def initialize(self, version, build_data):
         """Add the files; an editable install finds them in the source tree."""
-        if version == "editable":
-            return
         root = Path(self.root)
-        described = json.loads((root / "pydeq" / "juliapkg.json").read_text(encoding="utf-8"))
+        juliapkg = runpy.run_path(str(root / ".hatch" / "juliapkg.py"))
+        described = juliapkg["described"](root)
+        if version == "editable":
+            juliapkg["write"](root / "pydeq" / "juliapkg.json", described)
+            return
         described["packages"]["PyDEQ"]["path"] = INSIDE
         self._folder = tempfile.TemporaryDirectory()
         description = Path(self._folder.name) / "juliapkg.json"
-        description.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+        juliapkg["write"](description, described)
         included = build_data["force_include"]
         included[str(description)] = "pydeq/juliapkg.json"
         for name in CARRIED:

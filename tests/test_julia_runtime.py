@@ -1,10 +1,13 @@
 """What can be said of Julia without having one: what is found, what is refused, what errors say."""
 
+import hashlib
 import importlib.util
 import json
 import logging
 import os
 import pickle
+import runpy
+import shutil
 import subprocess
 import sys
 import threading
@@ -245,9 +248,9 @@ def test_juliapkg_json_is_of_the_bundled_project():
     project = (folder / "Project.toml").read_bytes()
     assert tomllib.loads(project.decode())["uuid"] == package["uuid"]
     # juliapkg looks for changes in this file only; so it has to change with the project.
-    digest = environment._hash(folder / "Project.toml")
-    message = f"write this to pydeq/juliapkg.json: {digest}"
-    assert described["project_sha256"] == digest, message
+    written = runpy.run_path(str(ROOT / ".hatch" / "juliapkg.py"))["described"](ROOT)
+    assert described == written, "it is stale: python .hatch/juliapkg.py"
+    assert described["julia"] == tomllib.loads(project.decode())["compat"]["julia"]
 
 
 def test_juliapkg_finds_it():
@@ -258,25 +261,49 @@ def test_juliapkg_finds_it():
     assert Path(found.path) == environment.bundled_project()
 
 
-@pytest.mark.parametrize("version", ["standard", "editable"])
-def test_a_wheel_carries_it(monkeypatch, version):
+@pytest.fixture
+def build_hook(monkeypatch, tmp_path):
+    """The build hook, on a copy of what it reads."""
+    for name in (".hatch", "julia", "pydeq/juliapkg.json"):
+        source, copy = ROOT / name, tmp_path / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(source, copy) if source.is_dir() else shutil.copy(source, copy)
     interface = types.ModuleType("hatchling.builders.hooks.plugin.interface")
-    interface.BuildHookInterface = type("BuildHookInterface", (), {"root": str(ROOT)})
+    interface.BuildHookInterface = type("BuildHookInterface", (), {"root": str(tmp_path)})
     monkeypatch.setitem(sys.modules, interface.__name__, interface)
-    spec = importlib.util.spec_from_file_location("build_hook", ROOT / ".hatch" / "build_hook.py")
+    path = tmp_path / ".hatch" / "build_hook.py"
+    spec = importlib.util.spec_from_file_location("build_hook", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    hook, data = module.JuliaProjectHook(), {"force_include": {}}
-    hook.initialize(version, data)
+    return module.JuliaProjectHook()
+
+
+def edit_project(root):
+    project = root / "julia" / "Project.toml"
+    project.write_text(project.read_text().replace('julia = "1.10"', 'julia = "1.11"'))
+    return hashlib.sha256(project.read_bytes()).hexdigest()
+
+
+def test_a_wheel_carries_it(build_hook, tmp_path):
+    digest, data = edit_project(tmp_path), {"force_include": {}}
+    build_hook.initialize("standard", data)
     included = {target: source for source, target in data["force_include"].items()}
-    if version == "editable":
-        assert not included
-    else:
-        assert {"pydeq/_julia/Project.toml", "pydeq/_julia/src"} <= included.keys()
-        described = json.loads(Path(included["pydeq/juliapkg.json"]).read_text())
-        assert described["packages"]["PyDEQ"]["path"] == "_julia"
-        assert environment.BUNDLED[0] == "_julia"
-    hook.finalize(version, data, "")
+    assert {"pydeq/_julia/Project.toml", "pydeq/_julia/src"} <= included.keys()
+    described = json.loads(Path(included["pydeq/juliapkg.json"]).read_text())
+    assert described["packages"]["PyDEQ"]["path"] == "_julia"
+    assert environment.BUNDLED[0] == "_julia"
+    assert (described["julia"], described["project_sha256"]) == ("1.11", digest)
+    build_hook.finalize("standard", data, "")
+
+
+def test_an_editable_install_brings_the_description_up_to_date(build_hook, tmp_path):
+    digest, data = edit_project(tmp_path), {"force_include": {}}
+    build_hook.initialize("editable", data)
+    assert not data["force_include"]
+    described = json.loads((tmp_path / "pydeq" / "juliapkg.json").read_text())
+    assert described["packages"]["PyDEQ"]["path"] == "../julia"
+    assert (described["julia"], described["project_sha256"]) == ("1.11", digest)
+    build_hook.finalize("editable", data, "")
 
 
 # --- starting ---
