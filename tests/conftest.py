@@ -44,6 +44,23 @@ def pytest_configure(config):
         config.add_cleanup(lambda: shutil.rmtree(os.environ.pop(CACHE), ignore_errors=True))
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--fuzz",
+        type=int,
+        default=0,
+        metavar="N",
+        help="run each fuzzer (tests/test_faults_*.py) on N random cases instead of a few fixed",
+    )
+
+
+@pytest.fixture
+def n_cases(request):
+    """The number of random cases that a fuzzer tries, and the seed of the first."""
+    asked = request.config.getoption("--fuzz")
+    return asked or 150
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
     if item.get_closest_marker("julia") is None:

@@ -4,9 +4,7 @@ import abc
 import contextlib
 import copy
 import dataclasses
-import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -234,17 +232,25 @@ class AbstractDEQEstimator(BaseEstimator, abc.ABC):
         with fitted._open(SolverSpec()) as session:
             return session.trajectory(X, depth)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: model_file.PathName) -> None:
         """Write the fitted estimator to one safetensors file; :func:`pydeq.load` reads it.
 
         Parameters
         ----------
         path : str or path-like
-            A file that is already there is replaced in one step, once the new one is complete.
+            A file that is already there is replaced in one step, once the new one is complete; it
+            keeps its mode. A symbolic link is followed.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be written, or the path is a directory, a pipe or a device.
+        ValueError
+            If a parameter is one that `fit` would refuse.
         """
         fitted = self._snapshot()
         check_is_fitted(fitted)
-        model_file.write(Path(path), *stored.describe(fitted))
+        model_file.write(path, *stored.describe(fitted))
 
     def _snapshot(self) -> Self:
         """Return the estimator as it is at this moment."""

@@ -1,8 +1,5 @@
 """From a model file to the estimator that was saved."""
 
-import os
-from pathlib import Path
-
 from pydeq.estimators import model_file
 from pydeq.estimators.classifier import DEQClassifier
 from pydeq.estimators.regressor import DEQRegressor
@@ -13,7 +10,7 @@ __all__ = ["load"]
 _CLASSES = {"DEQRegressor": DEQRegressor, "DEQClassifier": DEQClassifier}
 
 
-def load(path: str | os.PathLike[str]) -> DEQRegressor | DEQClassifier:
+def load(path: model_file.PathName) -> DEQRegressor | DEQClassifier:
     """Return the fitted estimator that its ``save`` wrote.
 
     Parameters
@@ -42,10 +39,11 @@ def load(path: str | os.PathLike[str]) -> DEQRegressor | DEQClassifier:
     >>> bool(same.predict([[-5.0]])[0] == model.predict([[-5.0]])[0])
     True
     """
-    path = Path(path)
     header, arrays = model_file.read(path)
     try:
         return restore(_CLASSES, header, arrays)
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        reason = f"its header or weights are not what it should have ({error!r})"
+    except KeyError as error:
+        raise model_file.not_a_model(path, f"its header lacks {error}") from error
+    except (ArithmeticError, TypeError, ValueError) as error:
+        reason = f"its header or weights are not what it should have ({error})"
         raise model_file.not_a_model(path, reason) from error

@@ -1,85 +1,212 @@
 """What a model file keeps of an estimator: from a fitted one to a header and arrays, and back.
 
 The weights are ``params/<name>``, the optimiser's state is ``optimizer/<name>``, the header has the
-rest. A ``random_state`` that is not an integer is kept as None.
+rest. A ``random_state`` that is not an integer is kept as None. What comes back is checked by the
+rules that `fit` has, and so is what goes out: a file that was written can be read.
 """
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from sklearn.utils import check_random_state
 
-from pydeq.model import ModelSpec, Params, check_params
+from pydeq.estimators import parameters
+from pydeq.estimators.labels import labels_from_json, labels_to_json
+from pydeq.estimators.legacy import modernised
+from pydeq.model import ModelSpec, Params, check_params, parameter_shapes
 from pydeq.training import History
 
 __all__ = ["describe", "restore"]
 
+_MODEL_FIELDS = {field.name for field in dataclasses.fields(ModelSpec)}
+
 
 def describe(estimator: Any) -> tuple[dict[str, Any], Params]:
-    """Return a fitted estimator as a header that JSON can hold, and named arrays."""
+    """Return a fitted estimator as a header that JSON can hold, and named arrays.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is none that `fit` accepts.
+    """
     from pydeq import __version__
 
-    parameters = estimator.get_params(deep=False)
-    if not isinstance(parameters["random_state"], int | np.integer):
-        parameters["random_state"] = None
+    values = estimator.get_params(deep=False)
+    if not isinstance(values["random_state"], int | np.integer):
+        values["random_state"] = None
+    classes = getattr(estimator, "classes_", None)
+    names = getattr(estimator, "feature_names_in_", None)
     header = {
         "pydeq": __version__,
         "numpy": np.__version__,
         "class": type(estimator).__name__,
-        "parameters": {name: _plain(name, value) for name, value in parameters.items()},
+        "parameters": {name: _plain(name, value) for name, value in values.items()},
         "model": dataclasses.asdict(estimator.model_spec_),
-        "history": json.loads(estimator.history_.to_json()),
+        "history": dataclasses.asdict(estimator.history_),
         "engine": estimator.engine_,
         "rng": estimator._rng.bit_generator.state,
         "seed": estimator._seed,
         "single_target": getattr(estimator, "_single_target", None),
+        "classes": None if classes is None else labels_to_json(classes),
+        "feature_names": None if names is None else names.tolist(),
     }
-    classes = getattr(estimator, "classes_", None)
-    header["classes"] = None if classes is None else _labels_to_json(classes)
-    names = getattr(estimator, "feature_names_in_", None)
-    header["feature_names"] = None if names is None else names.tolist()
+    _check_parameters(estimator, estimator.model_spec_)
     arrays = {f"params/{name}": value for name, value in estimator.params_.items()}
     for name, value in estimator.optimizer_state_.items():
         arrays[f"optimizer/{name}"] = value
     return header, arrays
 
 
-def restore(classes: Mapping[str, type], header: Mapping[str, Any], arrays: Params) -> Any:
-    """Return the estimator, of one of `classes`, that `describe` described.
+def restore(kinds: Mapping[str, type], header: Mapping[str, Any], arrays: Params) -> Any:
+    """Return the estimator, of one of `kinds`, that `describe` described.
 
-    Whatever is wrong with the description shows as an ordinary exception.
+    Raises
+    ------
+    KeyError
+        If a field of the header is not there.
+    ValueError
+        If a field or an array is not what a fitted estimator has.
     """
-    params, optimizer_state = _group(arrays, "params/"), _group(arrays, "optimizer/")
-    parameters = {name: _tuple(value) for name, value in header["parameters"].items()}
-    estimator: Any = classes[header["class"]](**parameters)
-    model = {name: _tuple(value) for name, value in header["model"].items()}
-    estimator.model_spec_ = ModelSpec(**model)
-    check_params(estimator.model_spec_, params)
-    if {value.dtype for value in params.values()} not in ({np.dtype("f4")}, {np.dtype("f8")}):
-        raise ValueError("weights must all be float32 or all float64")
-    estimator.params_ = params
-    estimator.optimizer_state_ = optimizer_state
-    estimator.n_features_in_ = estimator.model_spec_.n_features
-    estimator.history_ = History.from_json(json.dumps(header["history"]))
-    estimator.engine_ = header["engine"]
-    estimator._rng = np.random.default_rng()
-    estimator._rng.bit_generator.state = header["rng"]
-    estimator._seed = header["seed"]
-    if header["class"] == "DEQClassifier":
-        estimator.classes_ = _labels_from_json(header["classes"])
-    else:
-        estimator._single_target = header["single_target"]
-    if header["feature_names"] is not None:
-        estimator.feature_names_in_ = np.array(header["feature_names"], dtype=object)
+    kind = header["class"]
+    if not isinstance(kind, str) or kind not in kinds:
+        raise ValueError(f"class must be one of {', '.join(kinds)}, not {kind!r}")
+    given, model = modernised(_object(header, "parameters"), _object(header, "model"))
+    estimator: Any = kinds[kind]()
+    if unknown := sorted(given.keys() - estimator.get_params(deep=False).keys()):
+        raise ValueError(f"{kind} has no parameter {', '.join(unknown)}")
+    estimator.set_params(**{name: _tuple(value) for name, value in given.items()})
+    spec = _model(model, len(arrays))
+    _check_parameters(estimator, spec)
+    estimator.model_spec_ = spec
+    estimator.params_ = _weights(spec, _group(arrays, "params/"))
+    estimator.optimizer_state_ = _optimizer_state(estimator.params_, _group(arrays, "optimizer/"))
+    if len(arrays) != len(estimator.params_) + len(estimator.optimizer_state_):
+        raise ValueError("it has arrays that are neither weights nor the optimiser's state")
+    estimator.n_features_in_ = spec.n_features
+    estimator.history_ = History.from_dict(_object(header, "history"))
+    estimator.engine_ = _text(header, "engine")
+    estimator._rng = _generator(header["rng"])
+    estimator._seed = _integer(header["seed"], 2**31, "seed")
+    _set_target(estimator, kind, spec, header)
+    _set_feature_names(estimator, header["feature_names"])
+    for name in ("pydeq", "numpy"):
+        _text(header, name)
     return estimator
 
 
-def _group(tensors: Params, prefix: str) -> Params:
+def _check_parameters(estimator: Any, model: ModelSpec) -> None:
+    """Raise ValueError unless both a fit and a prediction can work with the parameters."""
+    values = estimator.get_params(deep=False)
+    parameters.fit_specs(values, estimator._loss, 1, model.n_features, model.n_outputs)
+    parameters.solver_spec(values, model)
+    parameters.check_engine(values)
+    parameters.check_flag(values, "warm_start")
+    check_random_state(values["random_state"])
+
+
+def _model(fields: dict[str, Any], n_arrays: int) -> ModelSpec:
+    if fields.keys() != _MODEL_FIELDS:
+        raise ValueError(f"model must have the fields {', '.join(sorted(_MODEL_FIELDS))}")
+    sizes = fields["hidden_layer_sizes"]
+    if not isinstance(sizes, list) or len(sizes) > n_arrays:
+        raise ValueError("it has more hidden layers than weights")
+    n_features = _integer(fields["n_features"], 2**63, "n_features", 1)
+    n_outputs = _integer(fields["n_outputs"], 2**63, "n_outputs", 1)
+    return parameters.model_spec(fields, n_features, n_outputs)
+
+
+def _weights(model: ModelSpec, params: Params) -> Params:
+    check_params(model, params)
+    if {value.dtype for value in params.values()} not in ({np.dtype("f4")}, {np.dtype("f8")}):
+        raise ValueError("weights must all be float32 or all float64")
+    for name, value in params.items():
+        if not np.isfinite(value).all():
+            raise ValueError(f"{name} has values that are not finite")
+    return {name: params[name] for name in parameter_shapes(model)}
+
+
+def _optimizer_state(params: Params, state: Params) -> Params:
+    """Return Adam's state; that of another optimiser, which 0.1 had, was empty."""
+    if not state:
+        return state
+    expected = {f"{part}.{name}": value for part in "mv" for name, value in params.items()}
+    if state.keys() != {"count", *expected}:
+        raise ValueError("the optimiser's state does not have the names of the weights")
+    for name, like in expected.items():
+        value = state[name]
+        if (value.shape, value.dtype) != (like.shape, like.dtype):
+            raise ValueError(f"the optimiser's {name} does not have the weights' shape and dtype")
+        if not np.isfinite(value).all() or (name.startswith("v.") and (value < 0).any()):
+            raise ValueError(f"the optimiser's {name} has values that Adam never has")
+    count = state["count"]
+    if count.shape != () or count.dtype != np.int64 or not 0 <= count < 2**31:
+        raise ValueError("the optimiser's count must be an integer of at least 0")
+    return state
+
+
+def _generator(state: Any) -> np.random.Generator:
+    """Return a generator in a state of PCG64's."""
+    rng = np.random.default_rng()
+    inner = state.get("state") if isinstance(state, dict) else None
+    if not isinstance(inner, dict) or state.get("bit_generator") != "PCG64":
+        raise ValueError("rng must be the state of a PCG64")
+    _integer(inner["state"], 2**128, "the state of rng")
+    if _integer(inner["inc"], 2**128, "inc of rng") % 2 == 0:
+        raise ValueError("inc of rng must be odd")
+    _integer(state["has_uint32"], 2, "has_uint32 of rng")
+    _integer(state["uinteger"], 2**32, "uinteger of rng")
+    rng.bit_generator.state = state
+    return rng
+
+
+def _set_target(estimator: Any, kind: str, model: ModelSpec, header: Mapping[str, Any]) -> None:
+    classes, single = header["classes"], header["single_target"]
+    if kind == "DEQClassifier":
+        estimator.classes_ = labels_from_json(classes)
+        if len(estimator.classes_) != model.n_outputs or single is not None:
+            raise ValueError("a classifier has a label for each output")
+    else:
+        if not isinstance(single, bool) or classes is not None or (single and model.n_outputs > 1):
+            raise ValueError("single_target of a regressor must be true or, of outputs, false")
+        estimator._single_target = single
+
+
+def _set_feature_names(estimator: Any, names: Any) -> None:
+    if names is None:
+        return
+    n_features = estimator.n_features_in_
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError("feature_names must be strings")
+    if len(names) != n_features:
+        raise ValueError(f"it has {len(names)} feature names for {n_features} features")
+    estimator.feature_names_in_ = np.array(names, dtype=object)
+
+
+def _object(header: Mapping[str, Any], name: str) -> dict[str, Any]:
+    if not isinstance(header[name], dict):
+        raise ValueError(f"{name} must be an object")
+    return header[name]
+
+
+def _text(header: Mapping[str, Any], name: str) -> str:
+    value = header[name]
+    if not isinstance(value, str) or not value.isprintable() or not 0 < len(value) < 100:
+        raise ValueError(f"{name} must be a name")
+    return value
+
+
+def _integer(value: Any, end: int, what: str, start: int = 0) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not start <= value < end:
+        raise ValueError(f"{what} must be an integer of at least {start}, below {end:.3g}")
+    return value
+
+
+def _group(arrays: Params, prefix: str) -> Params:
     return {
         name.removeprefix(prefix): value
-        for name, value in tensors.items()
+        for name, value in arrays.items()
         if name.startswith(prefix)
     }
 
@@ -96,22 +223,5 @@ def _plain(name: str, value: Any) -> Any:
 
 
 def _tuple(value: Any) -> Any:
-    """Return a list as a tuple, which is what a frozen spec and a parameter's default are."""
+    """Return a list as a tuple, which is what a parameter's default is."""
     return tuple(value) if isinstance(value, list) else value
-
-
-def _labels_to_json(classes: np.ndarray) -> dict[str, Any]:
-    values = classes.tolist()
-    if classes.dtype.kind not in "biufU" and not all(isinstance(v, str) for v in values):
-        raise ValueError(
-            f"classes_ of dtype {classes.dtype} cannot be saved; labels must be numbers, booleans "
-            "or strings."
-        )
-    return {"dtype": classes.dtype.str, "values": values}
-
-
-def _labels_from_json(labels: Mapping[str, Any]) -> np.ndarray:
-    dtype = np.dtype(labels["dtype"])
-    if dtype.kind not in "biufUO":
-        raise ValueError(f"labels cannot be of dtype {dtype}")
-    return np.array(labels["values"], dtype=dtype)

@@ -4,10 +4,14 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from pydeq.model import html_table
 
-__all__ = ["EpochRecord", "History"]
+__all__ = ["STOP_REASONS", "EpochRecord", "History"]
+
+STOP_REASONS = ("", "max_iter", "tol", "interrupted", "diverged", "no_equilibrium")
+"""What may have ended a fit; ``""`` while it runs. See :class:`History`."""
 
 
 @dataclass(frozen=True)
@@ -111,5 +115,36 @@ class History:
     @classmethod
     def from_json(cls, text: str) -> "History":
         """Return the history that `to_json` wrote."""
-        data = json.loads(text)
-        return cls([EpochRecord(**record) for record in data["records"]], data["stop_reason"])
+        return cls.from_dict(json.loads(text))
+
+    @classmethod
+    def from_dict(cls, data: Any) -> "History":
+        """Return the history that ``dataclasses.asdict`` made a dict of.
+
+        Raises
+        ------
+        ValueError
+            If it is not one.
+        """
+        if not isinstance(data, dict) or data.keys() != {"records", "stop_reason"}:
+            raise ValueError("a history must be an object of records and stop_reason")
+        if data["stop_reason"] not in STOP_REASONS or not isinstance(data["records"], list):
+            raise ValueError(f"stop_reason must be one of {', '.join(STOP_REASONS)}")
+        return cls([_record(record) for record in data["records"]], data["stop_reason"])
+
+
+def _record(data: Any) -> EpochRecord:
+    """Return an epoch's record, checked; a loss of a fit that diverged is not finite."""
+    if not isinstance(data, dict) or data.keys() != EpochRecord.__dataclass_fields__.keys():
+        raise ValueError("an epoch's record must have the columns of a history")
+    for name, value in data.items():
+        kinds = (int,) if name == "n_failed" else (int, float)
+        if name == "validation_score" and value is None:
+            continue
+        if not isinstance(value, kinds) or isinstance(value, bool):
+            raise ValueError(f"{name} of an epoch must be a number, not {value!r}")
+        if isinstance(value, int) and abs(value) > 2**63:
+            raise ValueError(f"{name} of an epoch is too large")
+        if name in ("n_failed", "n_evals", "seconds") and value < 0:
+            raise ValueError(f"{name} of an epoch must not be negative")
+    return EpochRecord(**data)
