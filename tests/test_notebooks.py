@@ -27,6 +27,7 @@ def run(name, folder, monkeypatch, **env):
     # Whatever Julia is here: the engine has tests of its own.
     for key, value in {"PYDEQ_FAST": "1", "PYTHON_JULIACALL_EXE": "none", **env}.items():
         monkeypatch.setenv(key, value)
+    monkeypatch.delenv("MPLBACKEND", raising=False)  # figures are drawn into the notebook
     notebook = read(name)
     resources = {"metadata": {"path": str(folder)}}
     NotebookClient(notebook, timeout=300, kernel_name="python3", resources=resources).execute()
