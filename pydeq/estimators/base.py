@@ -192,12 +192,12 @@ class AbstractDEQEstimator(BaseEstimator, abc.ABC):
         ----------
         X : array-like (n_samples, n_features)
         certify : bool, default=False
-            Add to each sample, in numpy float64 and whatever the engine: ``spectral_abscissa``, an
-            estimate of the largest real part of the eigenvalues of df/dz - I at its state
-            (negative: the neural ODE returns to this equilibrium; it is one only where
-            ``converged``); and ``distance_bound``, a guaranteed bound of the Euclidean distance
-            from its state to the exact equilibrium, inf where nothing is guaranteed. See
-            :mod:`pydeq.model.certificate`. A millisecond or a few for each sample.
+            Whether to add two certificates to each sample, in numpy float64 whatever the engine.
+            ``spectral_abscissa`` estimates the largest real part of the eigenvalues of df/dz - I
+            at its state. Where it is negative and the sample converged, the neural ODE returns to
+            this equilibrium. ``distance_bound`` is a guaranteed bound of the Euclidean distance
+            from its state to the exact equilibrium, inf where nothing is guaranteed. It takes
+            milliseconds a sample. See :mod:`pydeq.model.certificate`.
 
         Returns
         -------

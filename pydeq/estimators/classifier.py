@@ -18,9 +18,9 @@ __all__ = ["DEQClassifier"]
 class DEQClassifier(ClassifierMixin, AbstractDEQEstimator):
     """Deep equilibrium classifier.
 
-    Predicts with the equilibrium of a small network: an affine encoder turns the features into h,
-    the state z solves ``z = f(z, h)`` (it is the steady state of ``du/dt = f(u, h) - u``), and an
-    affine decoder turns z into one logit a class, of which the softmax is the probability.
+    It predicts with the equilibrium of a small network. An affine encoder turns the features into
+    h. The state z solves ``z = f(z, h)``: it is the steady state of ``du/dt = f(u, h) - u``. An
+    affine decoder turns z into one logit a class. The softmax of the logits is the probability.
 
     Parameters
     ----------
@@ -28,34 +28,34 @@ class DEQClassifier(ClassifierMixin, AbstractDEQEstimator):
         Number of states. None: the state is the input itself, without encoder and decoder, which
         needs as many features as classes.
     hidden_layer_sizes : int or sequence of int, default=(128,)
-        Widths of the cell's hidden layers; ``()`` for none, which is an affine cell, and what
-        the monotone cell needs.
+        Widths of the cell's hidden layers. ``()`` is an affine cell; the monotone cell needs it.
     activation : {"identity", "logistic", "tanh", "relu"}, default="relu"
-        Of the cell's hidden layers, or of the monotone cell.
+        Activation of the cell's hidden layers, or of the monotone cell.
     stability : {"none", "jacobian", "contractive", "monotone"}, default="contractive"
-        How the cell is kept from losing its equilibrium as it trains. ``"contractive"``: its
-        weights are scaled so that its Lipschitz constant is at most `contraction`, which makes the
-        equilibrium unique and every solver converge. ``"monotone"``: another cell, a single layer
-        ``act(z W + h + b)`` whose I - W is strongly monotone, which makes it unique too (Winston
-        and Kolter 2020). ``"jacobian"``: `jacobian_penalty` (Bai et al. 2021). ``"none"``: nothing.
+        How the cell is kept from losing its equilibrium as it trains. ``"contractive"`` scales its
+        weights so that its Lipschitz constant is at most `contraction`: the equilibrium is unique,
+        and every solver finds it. ``"monotone"`` is another cell, a single layer
+        ``act(z W + h + b)`` whose I - W is strongly monotone: the equilibrium is unique too
+        (Winston and Kolter 2020). ``"jacobian"`` adds `jacobian_penalty` to the loss (Bai et al.
+        2021). ``"none"`` does nothing.
     contraction : float, default=0.9
         Bound of the cell's Lipschitz constant for ``stability="contractive"``, above 0, below 1.
     jacobian_penalty : float, default=1.0
-        For ``stability="jacobian"``: factor of an estimate of ``||df/dz||_F^2 / n_state`` in the
-        loss.
+        Factor of an estimate of ``||df/dz||_F^2 / n_state`` in the loss, for
+        ``stability="jacobian"``.
     train_encoder : bool, default=True
-        False: the encoder keeps its random start.
+        Whether the encoder trains. False keeps its random start.
     horizon : float or None, default=None
-        Time at which the neural ODE ends, in units of its ``du/dt = f(u, h) - u``; None: its
-        steady state. Needs ``solver="tsit5"`` or ``"auto"``.
+        Time at which the neural ODE ends, in units of its ``du/dt = f(u, h) - u``. None is its
+        steady state. A horizon needs ``solver="tsit5"`` or ``"auto"``.
     solver : {"auto", "tsit5", "anderson", "broyden", "newton", "fixed_point", \
 "peaceman_rachford"}, default="auto"
-        What finds the equilibrium: integration of the neural ODE to its steady state, Anderson
-        acceleration or Broyden's method (both with a safeguard), matrix-free Newton-Krylov, plain
-        iteration, or, of the monotone cell, Peaceman-Rachford splitting. ``"auto"``: where there is
-        one equilibrium, which all of them find, the quickest, ``"anderson"`` (contractive) or
-        ``"peaceman_rachford"`` (monotone); else ``"tsit5"``, which finds the one that the ODE goes
-        to.
+        What finds the equilibrium. ``"tsit5"`` integrates the neural ODE to its steady state.
+        ``"anderson"`` (Anderson acceleration) and ``"broyden"`` have a safeguard. ``"newton"`` is
+        matrix-free Newton-Krylov, ``"fixed_point"`` plain iteration. ``"peaceman_rachford"`` splits
+        the monotone cell. ``"auto"`` takes the quickest where all find the one equilibrium there
+        is: ``"anderson"`` for a contractive cell, ``"peaceman_rachford"`` for a monotone one.
+        Otherwise it takes ``"tsit5"``, which finds the equilibrium that the ODE goes to.
     abstol, reltol : float, default=1e-6 and 1e-3
         The search ends for a sample when ``||f(z) - z||_inf`` is at most `abstol`, or at most
         ``reltol * ||f(z)||_inf``. The ODE's steps (``solver="tsit5"``) are held to 1e-6 and 1e-3,
@@ -63,20 +63,20 @@ class DEQClassifier(ClassifierMixin, AbstractDEQEstimator):
     max_steps : int, default=1000
         Bound on the solver's steps for a sample.
     adjoint : {"implicit", "jfb", "unrolled"}, default="implicit"
-        How the gradient passes the equilibrium: the implicit function theorem, its one-step
-        approximation (Jacobian-free backpropagation), or differentiation of the solver's steps
-        (memory grows with them; not with ``solver="newton"``). A finite `horizon` is always
-        differentiated through its integration.
+        How the gradient passes the equilibrium. ``"implicit"`` is the implicit function theorem,
+        ``"jfb"`` its one-step approximation (Jacobian-free backpropagation). ``"unrolled"``
+        differentiates the solver's steps: memory grows with them, and ``solver="newton"`` cannot.
+        A finite `horizon` is always differentiated through its integration.
     learning_rate_init : float, default=2e-3
-        Constant step size of Adam (Kingma and Ba 2015), which minimises the softmax
-        cross-entropy.
+        Constant step size of Adam (Kingma and Ba 2015), which minimises the softmax cross-entropy.
     alpha : float, default=1e-4
-        Strength of the L2 penalty on the weights; as in scikit-learn's MLP it is divided by the
+        Strength of the L2 penalty on the weights. As in scikit-learn's MLP, it is divided by the
         batch's sum of sample weights.
     batch_size : int or "auto", default="auto"
-        Samples in a batch, at most all there are; ``"auto"`` is ``min(200, n_samples)``.
+        Samples in a batch, at most all there are. ``"auto"`` is ``min(200, n_samples)``.
     max_iter : int, default=200
-        Number of epochs. Reaching it is no cause for a warning; see ``history_.stop_reason``.
+        Largest number of epochs. Reaching it is no cause for a warning: see
+        ``history_.stop_reason``.
     shuffle : bool, default=True
         Whether each epoch sees the samples in a new order.
     tol : float, default=1e-4
@@ -88,9 +88,9 @@ class DEQClassifier(ClassifierMixin, AbstractDEQEstimator):
         where an epoch is one batch) are not counted: Adam has overshot, and the loss has not
         settled.
     average : bool, default=True
-        Keep a moving average of the weights at the epochs' ends, the newest weighing a third,
-        instead of the last epoch's, which the last batches have moved about. Neither during
-        `partial_fit` nor with `early_stopping`, which keeps the best epoch's weights.
+        Whether `fit` keeps a moving average of the weights at the epochs' ends instead of the last
+        ones, which the last batches have moved about. The newest weigh a third. `partial_fit` does
+        not average, nor does `early_stopping`, which keeps the best epoch's weights.
     early_stopping : bool, default=False
         Hold out `validation_fraction` of the samples (stratified), stop when the accuracy on them
         no longer improves, and keep the weights of the best epoch.
@@ -104,7 +104,7 @@ class DEQClassifier(ClassifierMixin, AbstractDEQEstimator):
     verbose : bool, default=False
         Show a progress bar (tqdm) with each epoch's numbers.
     engine : {"auto", "jax", "julia"}, default="auto"
-        What computes; ``"auto"`` takes Julia where its environment has been set up, else JAX.
+        What computes. ``"auto"`` takes Julia where its environment has been set up, else JAX.
     device : {"auto", "cpu", "cuda"}, default="auto"
         Where the engine computes.
 
@@ -125,7 +125,7 @@ class DEQClassifier(ClassifierMixin, AbstractDEQEstimator):
     n_iter_ : int
         Number of epochs in `history_`.
     optimizer_state_ : dict of str to ndarray
-        With which `partial_fit` goes on.
+        The state of Adam, with which `partial_fit` goes on.
     engine_ : str
         Name of the engine that did the fit.
     n_features_in_ : int
@@ -136,15 +136,15 @@ class DEQClassifier(ClassifierMixin, AbstractDEQEstimator):
     Raises
     ------
     ValueError
-        By `fit`: if a parameter or the data cannot be used; says what was needed and what came.
+        By `fit`, if a parameter or the data cannot be used. It says what was needed and what came.
     EngineUnavailableError
-        By `fit` and all predictions: if the engine or the device cannot be used here.
+        By `fit` and all predictions, if the engine or the device cannot be used here.
 
     Warns
     -----
     ConvergenceWarning
-        Once a fit and once a prediction, if samples did not reach their equilibrium; with the
-        count and what to change.
+        Once a fit and once a prediction, if samples did not reach their equilibrium. It has the
+        count, and says what to change.
 
     References
     ----------
