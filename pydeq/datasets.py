@@ -1,11 +1,13 @@
 """Data for the demos: MNIST, and the small digits that come with scikit-learn."""
 
 import gzip
+import importlib.util
 import math
+import os
 import struct
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import sklearn.datasets
@@ -18,6 +20,8 @@ __all__ = ["load_digits", "load_mnist"]
 _MAGIC_IMAGES = 0x00000803
 _MAGIC_LABELS = 0x00000801
 _SIDE = 28
+_N_TRAIN, _N_TEST = 60_000, 10_000
+_GZIP = b"\x1f\x8b"
 
 _FILES = (
     "train-images-idx3-ubyte",
@@ -62,9 +66,11 @@ def load_mnist(root: str | Path = "data") -> Dataset:
     """Return MNIST: 60,000 handwritten digits to train on and 10,000 to test on, 28 x 28 pixels.
 
     The four IDX files are read where they are already under `root`, either in ``root/MNIST/raw``,
-    where torchvision puts them, or in ``root`` itself, packed (``.gz``) or not. If one is missing
-    and torchvision is installed (``pip install 'pydeq[mnist]'``), torchvision downloads them to
-    ``root/MNIST/raw`` first.
+    where torchvision puts them, or in ``root`` itself, packed (``.gz``) or not. If one is missing,
+    they are downloaded to ``root/MNIST/raw`` first: by torchvision where it is installed
+    (``pip install 'pydeq[mnist]'``), else by scikit-learn, which gets the same images in the same
+    order from OpenML (``mnist_784``), keeps what it gets in ``root/openml`` and takes a minute or
+    more to read it, once.
 
     Parameters
     ----------
@@ -83,7 +89,7 @@ def load_mnist(root: str | Path = "data") -> Dataset:
     Raises
     ------
     FileNotFoundError
-        If a file is missing and torchvision could not provide it.
+        If a file is missing and neither torchvision nor scikit-learn could download it.
     ValueError
         If a file is not what its name says, or is damaged.
     """
@@ -92,9 +98,9 @@ def load_mnist(root: str | Path = "data") -> Dataset:
     # not come before Julia's in a process, nor permission to write, which torchvision needs to
     # unpack a .gz. What it downloads is read in the same way.
     if _missing(root):
-        reason = _download(root)
+        reasons = [download(root) for download in (_by_torchvision, _by_sklearn) if _missing(root)]
         if missing := _missing(root):
-            raise FileNotFoundError(_how_to_get(missing, root, reason))
+            raise FileNotFoundError(_how_to_get(missing, root, "; ".join(reasons)))
     X_train, y_train, X_test, y_test = (_find(root, name) for name in _FILES)
     return *_read_pair(X_train, y_train), *_read_pair(X_test, y_test)
 
@@ -111,8 +117,8 @@ def _missing(root: Path) -> list[str]:
     return [name for name in _FILES if not _find(root, name).is_file()]
 
 
-def _download(root: Path) -> str:
-    """Let torchvision put the files under `root`; return why it could not, or an empty string."""
+def _by_torchvision(root: Path) -> str:
+    """Let torchvision put the files under `root`; return why it could not, in words."""
     # Beside a torch of another build torchvision fails on import with errors of many classes,
     # and a download may fail in as many ways: all of them end in the same advice.
     task = "be imported"
@@ -122,18 +128,47 @@ def _download(root: Path) -> str:
         task = "download them"
         MNIST(str(root), download=True)
     except Exception as error:
-        cause = " ".join(str(error).split())  # torchvision's own message is of many lines
-        return f"torchvision could not {task} ({type(error).__name__}: {cause})"
+        return f"torchvision could not {task} ({_in_a_line(error)})"
+    return "torchvision did not download them"
+
+
+def _by_sklearn(root: Path) -> str:
+    """Put OpenML's copy under `root` as IDX files; return why that failed, in words."""
+    parser = "liac-arff" if importlib.util.find_spec("pandas") is None else "pandas"
+    try:
+        found: Any = sklearn.datasets.fetch_openml(
+            "mnist_784", version=1, as_frame=False, parser=parser, data_home=str(root)
+        )
+        images = np.asarray(found.data).reshape(_N_TRAIN + _N_TEST, _SIDE, _SIDE).astype(np.uint8)
+        labels = np.asarray(found.target).reshape(len(images)).astype(np.uint8)
+        parts = (images[:_N_TRAIN], labels[:_N_TRAIN], images[_N_TRAIN:], labels[_N_TRAIN:])
+        for name, array in zip(_FILES, parts, strict=True):
+            if not _find(root, name).is_file():
+                _write_idx(root / "MNIST" / "raw" / name, array)
+    except Exception as error:  # of the network, of the cache, of the disk
+        return f"scikit-learn could not get them from OpenML ({_in_a_line(error)})"
     return ""
 
 
+def _in_a_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def _write_idx(path: Path, array: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")
+    header = struct.pack(f">{1 + array.ndim}I", 0x800 + array.ndim, *array.shape)
+    part.write_bytes(header + array.tobytes())
+    os.replace(part, path)
+
+
 def _how_to_get(missing: list[str], root: Path, reason: str) -> str:
-    """Return the message for missing files: which, where they were looked for, the two cures."""
+    """Return the message for missing files: which, where they were looked for, the cures."""
     return (
         f"MNIST is not complete: missing {', '.join(missing)} (with or without .gz); looked in "
-        f"{root / 'MNIST' / 'raw'} and {root}; {reason or 'torchvision did not download them'}. "
-        "Either download them with `pip install 'pydeq[mnist]'` and load_mnist again, "
-        "or place the four IDX files in one of these folders."
+        f"{root / 'MNIST' / 'raw'} and {root}; {reason}. With a network, load_mnist downloads them "
+        "with torchvision (`pip install 'pydeq[mnist]'`) or, without that, with scikit-learn from "
+        "OpenML. Without one, place the four IDX files in one of these folders."
     )
 
 
@@ -141,11 +176,6 @@ def _read_pair(images: Path, labels: Path) -> tuple[np.ndarray, np.ndarray]:
     """Return X, (n, 784) float32 in [0, 1], and y, (n,) int64, from two IDX files."""
     pixels = _read_idx(images, _MAGIC_IMAGES)
     y = _read_idx(labels, _MAGIC_LABELS)
-    if pixels.shape[1:] != (_SIDE, _SIDE):
-        raise ValueError(
-            f"{images}: needed images of {_SIDE} x {_SIDE} pixels; "
-            f"got {' x '.join(map(str, pixels.shape[1:]))}"
-        )
     if len(pixels) != len(y):
         raise ValueError(
             f"needed a label for each image; got {len(pixels)} images in {images} "
@@ -159,28 +189,50 @@ def _read_pair(images: Path, labels: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _read_idx(path: Path, magic: int) -> np.ndarray:
-    """Return an IDX file's array of uint8, of as many dimensions as `magic` says."""
-    try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(
-            f"{path}: needed a whole gzip file; got {path.stat().st_size} bytes that do not "
-            f"unpack ({error}). Delete it and get it again."
-        ) from error
+    """Return an IDX file's array of uint8, of as many dimensions as `magic` says.
+
+    Whether it is packed is seen from its content. No more is unpacked than its header says that
+    there is.
+    """
+    with path.open("rb") as file:
+        packed = file.read(len(_GZIP)) == _GZIP
+        file.seek(0)
+        if not packed:
+            return _read_open_idx(path, file, magic)
+        try:
+            with gzip.open(file) as unpacked:
+                return _read_open_idx(path, unpacked, magic)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise ValueError(
+                f"{path}: needed a whole gzip file; got {path.stat().st_size} bytes that do not "
+                f"unpack ({error}). Delete it and get it again."
+            ) from error
+
+
+def _read_open_idx(path: Path, file: BinaryIO | gzip.GzipFile, magic: int) -> np.ndarray:
     n_dims = magic & 0xFF
     n_header = 4 * (1 + n_dims)
-    if len(data) < n_header:
+    header = file.read(n_header)
+    if len(header) < n_header:
         raise ValueError(
-            f"{path}: needed an IDX header of {n_header} bytes; got {len(data)} bytes. "
+            f"{path}: needed an IDX header of {n_header} bytes; got {len(header)} bytes. "
             "Delete the file and get it again."
         )
-    found, *shape = struct.unpack_from(f">{1 + n_dims}I", data)
+    found, n, *sides = struct.unpack(f">{1 + n_dims}I", header)
     if found != magic:
         raise ValueError(f"{path}: needed an IDX file with magic number {magic}; got {found}")
-    n_bytes = n_header + math.prod(shape)
-    if len(data) != n_bytes:
+    if sides and tuple(sides) != (_SIDE, _SIDE):
         raise ValueError(
-            f"{path}: needed {n_bytes} bytes for the shape {tuple(shape)} in its header; "
-            f"got {len(data)}. Delete the file and get it again."
+            f"{path}: needed images of {_SIDE} x {_SIDE} pixels; got {' x '.join(map(str, sides))}"
         )
-    return np.frombuffer(data, dtype=np.uint8, offset=n_header).reshape(shape)
+    if n > _N_TRAIN:
+        raise ValueError(f"{path}: needed at most {_N_TRAIN} items, as MNIST has; got {n}")
+    n_bytes = math.prod((n, *sides))
+    data = file.read(n_bytes + 1)  # the one more byte shows the end, and gzip's checksum
+    if len(data) != n_bytes:
+        got = "more" if len(data) > n_bytes else n_header + len(data)
+        raise ValueError(
+            f"{path}: needed {n_header + n_bytes} bytes for the shape {(n, *sides)} in its header; "
+            f"got {got}. Delete the file and get it again."
+        )
+    return np.frombuffer(data, dtype=np.uint8).reshape(n, *sides)

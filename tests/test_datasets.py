@@ -3,8 +3,10 @@ import os
 import struct
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
+from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -57,6 +59,14 @@ def check(loaded, arrays):
     for y, labels in ((y_train, arrays[TRAIN_Y]), (y_test, arrays[TEST_Y])):
         assert y.dtype == np.int64
         np.testing.assert_array_equal(y, labels)
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    def fetch_openml(*_, **__):
+        raise URLError("[Errno -3] Temporary failure in name resolution")
+
+    monkeypatch.setattr(sklearn.datasets, "fetch_openml", fetch_openml)
 
 
 @pytest.fixture
@@ -115,6 +125,7 @@ def test_missing_file_says_which_where_and_the_two_ways(tmp_path, small, no_torc
     assert not any(name in message for name in FILES if name != TEST_X)
     assert f"{tmp_path / RAW} and {tmp_path};" in message
     assert "torchvision could not be imported (ModuleNotFoundError" in message
+    assert "scikit-learn could not get them from OpenML (URLError" in message
     assert "pip install 'pydeq[mnist]'" in message
     assert "place the four IDX files" in message
 
@@ -145,7 +156,55 @@ def test_failed_download_is_named(tmp_path, monkeypatch):
 
 def test_download_that_brings_nothing_is_named(tmp_path, monkeypatch):
     fake_torchvision(monkeypatch, lambda root, download: None)
-    with pytest.raises(FileNotFoundError, match="torchvision did not download them"):
+    with pytest.raises(FileNotFoundError, match="torchvision did not download them; scikit"):
+        load_mnist(tmp_path)
+
+
+@pytest.mark.parametrize("values", [np.int64, np.float64])
+def test_without_torchvision_the_files_come_from_openml_once(
+    tmp_path, small, monkeypatch, no_torchvision, values
+):
+    # As scikit-learn has it: 70,000 rows, the training images first, labels that are strings.
+    pixels = np.zeros((70_000, 784), np.uint8)
+    labels = np.arange(70_000) % 10
+    for start, images, digits in ((0, TRAIN_X, TRAIN_Y), (60_000, TEST_X, TEST_Y)):
+        n = len(small[images])
+        pixels[start : start + n] = small[images].reshape(n, 784)
+        labels[start : start + n] = small[digits]
+    calls = []
+
+    def fetch_openml(name, **options):
+        calls.append((name, options))
+        return SimpleNamespace(
+            data=pixels[:].astype(values) if values is np.int64 else pixels,
+            target=labels.astype(str).astype(object),
+        )
+
+    monkeypatch.setattr(sklearn.datasets, "fetch_openml", fetch_openml)
+    X_train, y_train, X_test, y_test = load_mnist(tmp_path)
+    assert X_train.shape == (60_000, 784)
+    assert X_test.shape == (10_000, 784)
+    check((X_train[:5], y_train[:5], X_test[:3], y_test[:3]), small)
+    np.testing.assert_array_equal(y_train, labels[:60_000])
+    load_mnist(tmp_path)
+    ((name, options),) = calls
+    assert (name, options["version"], options["data_home"]) == ("mnist_784", 1, str(tmp_path))
+    assert sorted(file.name for file in (tmp_path / RAW).iterdir()) == sorted(FILES)
+
+
+def test_openml_leaves_the_files_that_are_there(tmp_path, small, monkeypatch, no_torchvision):
+    write(tmp_path, {name: small[name] for name in FILES if name != TEST_Y})
+    found = SimpleNamespace(data=np.zeros((70_000, 784), np.uint8), target=np.full(70_000, "1"))
+    monkeypatch.setattr(sklearn.datasets, "fetch_openml", lambda *_, **__: found)
+    with pytest.raises(ValueError, match=r"3 images in .* and 10000 labels"):
+        load_mnist(tmp_path)
+    assert [file.name for file in (tmp_path / RAW).iterdir()] == [TEST_Y]
+
+
+def test_another_data_set_of_openml_is_refused(tmp_path, monkeypatch, no_torchvision):
+    found = SimpleNamespace(data=np.zeros((150, 4)), target=np.zeros(150))
+    monkeypatch.setattr(sklearn.datasets, "fetch_openml", lambda *_, **__: found)
+    with pytest.raises(FileNotFoundError, match=r"from OpenML .ValueError: cannot reshape"):
         load_mnist(tmp_path)
 
 
@@ -153,7 +212,7 @@ def test_download_that_brings_nothing_is_named(tmp_path, monkeypatch):
     ("name", "damage", "match"),
     [
         (TRAIN_X, lambda data: data[:-1], r"needed 3936 bytes .*\(5, 28, 28\).*; got 3935"),
-        (TRAIN_X, lambda data: data + b"\0", "needed 3936 bytes .*; got 3937"),
+        (TRAIN_X, lambda data: data + b"\0", "needed 3936 bytes .*; got more"),
         (TRAIN_X, lambda data: data[:10], "header of 16 bytes; got 10"),
         (TEST_Y, lambda data: b"", "header of 8 bytes; got 0"),
         (TEST_Y, lambda data: b"\x89PNG" + data, "magic number 2049; got 2303741511"),
@@ -175,7 +234,6 @@ def test_damaged_file(tmp_path, small, name, damage, match):
     "damage",
     [
         lambda data: data[:-20],  # truncated
-        lambda data: b"<html>" + data,  # not gzip at all
         lambda data: data[:10] + b"\xff" * 20 + data[30:],  # garbled within
         lambda data: data[:-8] + bytes(8),  # its checksum is wrong
     ],
@@ -187,6 +245,30 @@ def test_damaged_gzip(tmp_path, small, damage):
     with pytest.raises(ValueError, match="needed a whole gzip file; got") as caught:
         load_mnist(tmp_path)
     assert str(path) in str(caught.value)
+
+
+def test_content_decides_whether_a_file_is_packed(tmp_path, small):
+    write(tmp_path, small)
+    for name in FILES[:2]:
+        path = tmp_path / name
+        path.write_bytes(gzip.compress(path.read_bytes()))
+    for name in FILES[2:]:
+        (tmp_path / name).rename(tmp_path / f"{name}.gz")
+    check(load_mnist(tmp_path), small)
+
+
+@pytest.mark.parametrize("n", [3, 60_000, 2**32 - 1])
+def test_no_more_is_unpacked_than_the_header_promises(tmp_path, small, n):
+    write(tmp_path, small)
+    header = struct.pack(">4I", 0x803, n, 28, 28)
+    bomb = gzip.compress(header + bytes(200_000_000), compresslevel=1)
+    (tmp_path / TEST_X).write_bytes(bomb)
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"needed (at most 60000 items|\d+ bytes .* got more)"):
+        load_mnist(tmp_path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 3 * (784 * min(n, 60_000) + 1_000_000)
 
 
 def test_labels_in_place_of_images(tmp_path, small):
