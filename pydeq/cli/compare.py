@@ -42,7 +42,7 @@ _ENGINES = ("jax", "julia")
     "--train-encoder/--no-train-encoder",
     default=True,
     show_default=True,
-    help="Of mnist; in the post's program it never trains.",
+    help="Whether the encoder of mnist trains; in the post's program it never does.",
 )
 @click.option(
     "--tol",
@@ -51,7 +51,12 @@ _ENGINES = ("jax", "julia")
     help="Tolerance of the equilibria, abstol and reltol.  [default: the post's]",
 )
 @click.option("--epochs", type=click.IntRange(1), metavar="N", help="[default: the post's]")
-@click.option("--samples", type=click.IntRange(1), metavar="N", help="Of mnist, the first N only.")
+@click.option(
+    "--samples",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Train on the first N samples of mnist only.",
+)
 @data_option
 @out_option
 def compare(

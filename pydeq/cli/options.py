@@ -38,7 +38,7 @@ seed_option = click.option(
     "--seed",
     type=click.IntRange(0),
     metavar="N",
-    help="Of the random start.  [default: the demo's own]",
+    help="Seed of the random start.  [default: the demo's own]",
 )
 
 

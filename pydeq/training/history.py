@@ -56,11 +56,11 @@ class History:
     ----------
     records : list of EpochRecord
     stop_reason : str
-        ``"max_iter"``, ``"tol"`` (the loss, or with early stopping the validation score, no longer
-        improved), ``"interrupted"`` (Ctrl-C), ``"diverged"`` (the last record's epoch made the
-        loss or a weight not finite, and was undone), ``"no_equilibrium"`` (every sample of the
-        last epoch failed, so that no step was taken and none would be) or ``""`` while the fit
-        runs.
+        ``"max_iter"``: all epochs were run. ``"tol"``: the loss, or with early stopping the
+        validation score, no longer improved. ``"interrupted"``: Ctrl-C. ``"diverged"``: the last
+        record's epoch made the loss or a weight not finite, and was undone. ``"no_equilibrium"``:
+        every sample of the last epoch failed, so that no step was taken and none would be.
+        ``""``: the fit runs.
 
     Examples
     --------
