@@ -51,7 +51,7 @@ def run_engine(task: Task, engine: str, device: str = "auto") -> Outcome:
     The first step is taken for itself, and undone by opening the session anew: so its time is that
     of compiling, whatever an engine does ahead of Python.
     """
-    chosen = get_engine(engine, device)
+    chosen = get_engine(engine, device, task.model, task.solver)
     session = chosen.open(task.model, task.solver, task.optimizer, task.params)
     session.load_data(task.data.x, task.data.target, task.data.weight)
     start = time.perf_counter()

@@ -13,8 +13,10 @@ from pydeq.engines.base import (
     EpochReport,
     OnBatch,
     epoch_report,
+    what_is_missing,
 )
 from pydeq.errors import EngineUnavailableError
+from pydeq.model import ModelSpec, SolverSpec
 
 __all__ = [
     "DEVICES",
@@ -59,7 +61,12 @@ class EngineReport:
     detail: str
 
 
-def get_engine(name: str, device: str = "auto") -> AbstractEngine:
+def get_engine(
+    name: str,
+    device: str = "auto",
+    model: ModelSpec | None = None,
+    solver: SolverSpec | None = None,
+) -> AbstractEngine:
     """Return the engine called `name`, on `device`.
 
     Parameters
@@ -70,13 +77,26 @@ def get_engine(name: str, device: str = "auto") -> AbstractEngine:
         before it was started (which can crash the process), and outside of the main thread. In
         the main thread the choice is made once.
     device : {"auto", "cpu", "cuda"}
+    model : ModelSpec, optional
+    solver : SolverSpec, optional
+        What the engine is wanted for: ``auto`` takes JAX, too, where Julia has not what they ask
+        for.
 
     Raises
     ------
     EngineUnavailableError
         If the engine or the device cannot be used here; says why and what to do.
     """
-    return _open(_choice() if name == "auto" else name, device)
+    if name != "auto":
+        return _open(name, device)
+    choice = _choice()
+    if choice == "julia" and model is not None and solver is not None:
+        from pydeq.engines.julia import JuliaEngine
+
+        if missing := what_is_missing(JuliaEngine, model, solver):
+            _log.info("engine='auto': JAX (%s)", missing)
+            choice = "jax"
+    return _open(choice, device)
 
 
 def find_engines() -> list[EngineReport]:

@@ -18,6 +18,7 @@ __all__ = [
     "OnBatch",
     "check_supported",
     "epoch_report",
+    "what_is_missing",
 ]
 
 
@@ -214,8 +215,8 @@ class AbstractEngine(abc.ABC):
         """
 
 
-def check_supported(engine: type[AbstractEngine], model: ModelSpec, solver: SolverSpec) -> None:
-    """Raise ValueError where `engine` has not what is asked for; the message says what it has."""
+def what_is_missing(engine: type[AbstractEngine], model: ModelSpec, solver: SolverSpec) -> str:
+    """Return what `engine` has not of what is asked for, and what it has; empty: it has all."""
     is_unrolled = solver.adjoint == "unrolled" and model.horizon is None
     for asked, value, available in (
         ("solver", solver.name, engine.solvers),
@@ -224,7 +225,11 @@ def check_supported(engine: type[AbstractEngine], model: ModelSpec, solver: Solv
     ):
         if available is not None and value not in available:
             has = ", ".join(map(repr, dict.fromkeys(available)))
-            raise ValueError(
-                f"The {engine.name} engine does not have {asked}={value!r}; it has {has}. "
-                "Choose one of these, or another engine."
-            )
+            return f"The {engine.name} engine does not have {asked}={value!r}; it has {has}"
+    return ""
+
+
+def check_supported(engine: type[AbstractEngine], model: ModelSpec, solver: SolverSpec) -> None:
+    """Raise ValueError where `engine` has not what is asked for; the message says what it has."""
+    if missing := what_is_missing(engine, model, solver):
+        raise ValueError(f"{missing}. Choose one of these, or another engine.")

@@ -281,7 +281,8 @@ class AbstractDEQEstimator(BaseEstimator, abc.ABC):
     @contextlib.contextmanager
     def _open(self, solver: SolverSpec) -> Iterator[AbstractSession]:
         """Open a session on the fitted weights, which only solves."""
-        engine = get_engine(*parameters.check_engine(self.get_params(deep=False)))
+        asked = parameters.check_engine(self.get_params(deep=False))
+        engine = get_engine(*asked, self.model_spec_, solver)
         session = engine.open(self.model_spec_, solver, OptimizerSpec(), self.params_)
         with contextlib.closing(session):
             yield session
@@ -312,7 +313,7 @@ class AbstractDEQEstimator(BaseEstimator, abc.ABC):
             data, held = split(data, training.validation_fraction, stratum, start.rng)
             held_out = Validation(held, new._validation_score)
         optimizer = dataclasses.replace(specs.optimizer, seed=start.seed)
-        engine = get_engine(*parameters.check_engine(params))
+        engine = get_engine(*parameters.check_engine(params), model, solver)
         session = engine.open(model, solver, optimizer, start.params, start.optimizer_state)
         with contextlib.closing(session):
             result = train(session, data, start.rng, training, held_out, specs.verbose)
