@@ -20,6 +20,7 @@ from pydeq.engines import get_engine
 from pydeq.errors import EngineUnavailableError
 from pydeq.estimators.parameters import fit_specs
 from pydeq.model import Params, init_params, parameter_shapes
+from pydeq.model.cell import acting_cell
 from pydeq.training.loop import Average, Checkpoint
 
 COUNTED = 8
@@ -82,13 +83,11 @@ class Contestant(AbstractContestant):
         return Predicted(found.state, found.output, float(found.n_evals.mean()))
 
     def weights(self) -> Params:
-        """See :class:`AbstractContestant`; the scaling is the JAX engine's, which both share."""
-        from pydeq.engines.jax.cell import cell_layers
-
+        """See :class:`AbstractContestant`."""
         params = dict(self._kept or self._session.params())
-        for i, (weight, bias) in enumerate(cell_layers(self._model, params)):
-            params[f"cell.{i}.weight"] = np.asarray(weight)
-            params[f"cell.{i}.bias"] = np.asarray(bias)
+        cell = acting_cell(self._model, params)
+        for i, (weight, bias) in enumerate(zip(cell.weights, cell.biases, strict=True)):
+            params[f"cell.{i}.weight"], params[f"cell.{i}.bias"] = weight, bias
         return params
 
 
