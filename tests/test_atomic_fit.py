@@ -33,7 +33,7 @@ def others(cls):
 @pytest.fixture
 def engine(monkeypatch):
     engine = oracle.OracleEngine()
-    monkeypatch.setattr(base, "get_engine", lambda name, device: engine)
+    monkeypatch.setattr(base, "get_engine", lambda *_: engine)
     return engine
 
 
@@ -150,7 +150,7 @@ def test_a_refit_without_its_engine_leaves_the_model_as_it_was(cls, engine, monk
     model = cls(**SMALL).fit(*data(cls))
     before = fingerprint(model)
 
-    def refuse(name, device):
+    def refuse(*asked):
         raise EngineUnavailableError("not here")
 
     monkeypatch.setattr(base, "get_engine", refuse)

@@ -55,7 +55,7 @@ class StubbornEngine(oracle.OracleEngine):
 @pytest.fixture
 def use_engine(monkeypatch):
     def use(engine):
-        monkeypatch.setattr(pydeq.estimators.base, "get_engine", lambda name, device: engine)
+        monkeypatch.setattr(pydeq.estimators.base, "get_engine", lambda *_: engine)
 
     return use
 
@@ -67,7 +67,7 @@ def on_oracle(use_engine):
 
 @pytest.fixture
 def no_engine(monkeypatch):
-    def refuse(name, device):
+    def refuse(*asked):
         raise AssertionError("the engine was asked for before the check")
 
     monkeypatch.setattr(pydeq.estimators.base, "get_engine", refuse)

@@ -30,9 +30,7 @@ X = np.random.default_rng(0).normal(size=(12, 2))
 
 @pytest.fixture(autouse=True)
 def on_oracle(monkeypatch):
-    monkeypatch.setattr(
-        pydeq.estimators.base, "get_engine", lambda name, device: oracle.OracleEngine()
-    )
+    monkeypatch.setattr(pydeq.estimators.base, "get_engine", lambda *_: oracle.OracleEngine())
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +39,7 @@ def originals(tmp_path_factory):
     path = tmp_path_factory.mktemp("originals") / "model"
     contents = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            pydeq.estimators.base, "get_engine", lambda name, device: oracle.OracleEngine()
-        )
+        patch.setattr(pydeq.estimators.base, "get_engine", lambda *_: oracle.OracleEngine())
         for model, y in [
             (DEQRegressor(**SMALL), X[:, 0]),
             (DEQClassifier(**SMALL), np.array(["no", "yes"])[(X[:, 0] > 0).astype(int)]),

@@ -22,9 +22,7 @@ SMALL = {"n_state": 4, "hidden_layer_sizes": (5, 3), "max_iter": 3, "random_stat
 
 @pytest.fixture(autouse=True)
 def on_oracle(monkeypatch):
-    monkeypatch.setattr(
-        pydeq.estimators.base, "get_engine", lambda name, device: oracle.OracleEngine()
-    )
+    monkeypatch.setattr(pydeq.estimators.base, "get_engine", lambda *_: oracle.OracleEngine())
 
 
 def data(cls, dtype="float64"):
