@@ -178,7 +178,7 @@ def test_mnist_without_data(run):
 
 @pytest.mark.parametrize("demo", ["double", "digits"])
 def test_engine_that_is_not_usable(run, demo, monkeypatch):
-    def unavailable(name, device):
+    def unavailable(name, *_):
         raise EngineUnavailableError(f"engine={name!r} needs what is not here; install it")
 
     monkeypatch.setattr("pydeq.estimators.base.get_engine", unavailable)
