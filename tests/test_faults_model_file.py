@@ -75,6 +75,8 @@ def damaged(content, rng):
     """Return a file's bytes with some of them changed, left out, doubled or cut off."""
     content = bytearray(content)
     for _ in range(rng.integers(1, 4)):
+        if not content:
+            break
         at = int(rng.integers(len(content)))
         match rng.integers(5):
             case 0:

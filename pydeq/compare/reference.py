@@ -5,7 +5,6 @@
 :func:`verdict` puts the differences into numbers and :func:`draw` into a figure.
 """
 
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +15,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pydeq import presets
+from pydeq.compare.reference_file import read_arrays
 from pydeq.plot import style
 
 __all__ = ["Comparison", "Reference", "draw", "read_reference", "set_beside", "verdict"]
 
 NAMES = ("x", "prediction", "loss")
+_MAX_EPOCHS = 10_000
 
 
 @dataclass(frozen=True)
@@ -78,56 +79,20 @@ def read_reference(path: Path) -> Reference:
     Raises
     ------
     ValueError
-        If nothing of this is there, or shapes do not fit; says what was found.
+        If nothing of this is there, shapes do not fit, or the file is damaged or larger than it
+        may be; says what was needed and what was found.
     """
-    arrays = _read_csv(path) if path.suffix.lower() == ".csv" else _read_npz(path)
-    found = {name: _numbers(path, name, arrays[name]) for name in NAMES if name in arrays}
+    found, names = read_arrays(path, NAMES)
     x, prediction, loss = (found.get(name) for name in NAMES)
     if (prediction is None) != (x is None) or (prediction is None and loss is None):
+        shown = ", ".join(name if name.isprintable() else repr(name) for name in names[:20])
         raise ValueError(
             f"{path}: needed arrays x and prediction, or loss, or all three; "
-            f"found {', '.join(arrays) or 'none'}"
+            f"found {shown[:300] or 'none'}"
         )
     if loss is not None and loss.size != max(loss.shape):
         raise ValueError(f"{path}: needed loss (n_epochs,); found shape {loss.shape}")
     return Reference(x, prediction, None if loss is None else loss.ravel())
-
-
-def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return dict(file.items())
-    except (zipfile.BadZipFile, ValueError, AttributeError, EOFError) as error:
-        raise ValueError(
-            f"{path}: needed an NPZ file (or a CSV, with its name ending in .csv): {error}"
-        ) from error
-
-
-def _read_csv(path: Path) -> dict[str, np.ndarray]:
-    """Return the columns by name; those that differ in a number at the end are one array."""
-    with path.open(encoding="utf-8-sig") as file:
-        names = [name.strip().strip('"') for name in file.readline().split(",")]
-        try:
-            rows = np.loadtxt(file, delimiter=",", ndmin=2)
-        except ValueError as error:
-            raise ValueError(f"{path}: needed numbers below a line of names: {error}") from error
-    if rows.shape[1] != len(names):
-        raise ValueError(f"{path}: {len(names)} names, but {rows.shape[1]} columns of numbers")
-    columns: dict[str, list[np.ndarray]] = {}
-    for name, column in zip(names, rows.T, strict=True):
-        columns.setdefault(name.rstrip("0123456789"), []).append(column)
-    return {name: np.stack(parts, axis=1) for name, parts in columns.items()}
-
-
-def _numbers(path: Path, name: str, values: np.ndarray) -> np.ndarray:
-    if values.dtype.kind not in "biuf" or values.size == 0 or values.ndim not in (1, 2):
-        raise ValueError(
-            f"{path}: needed {name} to be one- or two-dimensional numbers, at least one; found "
-            f"{values.dtype} of shape {values.shape}"
-        )
-    if not np.isfinite(values).all():
-        raise ValueError(f"{path}: {name} has values that are not finite")
-    return values
 
 
 def set_beside(reference: Reference, model: Any = None) -> Comparison:
@@ -138,7 +103,8 @@ def set_beside(reference: Reference, model: Any = None) -> Comparison:
     reference : Reference
     model : fitted estimator, optional
         Else :func:`pydeq.presets.double`, fitted to its own data for as many epochs as the loss
-        curve has, or for the post's 1000. Its loss is then the post's, the sum of the squares.
+        curve has, at most 10,000, or for the post's 1000. Its loss is then the post's, the sum of
+        the squares.
 
     Raises
     ------
@@ -147,7 +113,9 @@ def set_beside(reference: Reference, model: Any = None) -> Comparison:
     """
     name, scale = "the model", 1
     if model is None:
-        epochs = {} if reference.loss is None else {"max_iter": len(reference.loss)}
+        epochs = (
+            {} if reference.loss is None else {"max_iter": min(len(reference.loss), _MAX_EPOCHS)}
+        )
         X, y = presets.double_data()
         model, name, scale = presets.double(**epochs).fit(X, y), "presets.double()", len(y)
     curves: dict[str, Any] = {}
@@ -160,7 +128,9 @@ def set_beside(reference: Reference, model: Any = None) -> Comparison:
     theirs = _samples_first("prediction", reference.prediction, spec.n_outputs)
     if len(x) != len(theirs):
         raise ValueError(f"x has {len(x)} samples, prediction {len(theirs)}")
-    found = model.equilibrium(x.astype(model.params_["cell.0.weight"].dtype))
+    with np.errstate(over="ignore"):
+        inputs = x.astype(model.params_["cell.0.weight"].dtype)
+    found = model.equilibrium(inputs)
     return Comparison(name, x, theirs, found.output, found.converged, **curves)
 
 
