@@ -53,7 +53,7 @@ def failing(function, error):
 IN_BASE = ["validate_data", "get_engine", "start_fit", "split", "train", "Start"]
 IN_ENGINE = ["open"]
 IN_SESSION = ["load_data", "train_epoch", "params", "optimizer_state", "equilibrium", "close"]
-IN_ESTIMATOR = ["_learn_target", "_encode_target", "_adapt_start", "_start", "_keep"]
+IN_ESTIMATOR = ["_learn_target", "_encode_target", "_start", "_keep"]
 IN_MODULES = ["parameters.check_sample_weight", "parameters.fit_specs", "parameters.check_engine"]
 
 

@@ -275,21 +275,77 @@ def test_feature_names_are_kept_and_checked(on_oracle):
 # --- the start ---
 
 
-def test_the_start_of_the_regressor_is_at_the_weighted_mean(on_oracle):
+def test_the_regressor_learns_around_the_weighted_mean(on_oracle):
     X, y = make_data(DEQRegressor)
     weight = np.linspace(0, 2, 40)
-    model = DEQRegressor(**SMALL).set_params(learning_rate_init=1e-300, max_iter=1)
-    model.fit(X, y + 1000, sample_weight=weight)
-    expected = np.average(y + 1000, weights=weight)
-    assert_near(model.params_["decoder.bias"], [expected], 1e-12)
-    assert np.abs(model.params_["encoder.bias"]).max() < 1e-200
+    model = DEQRegressor(**SMALL).fit(X, y + 1000, sample_weight=weight)
+    mean = np.average(y + 1000, weights=weight)
+    assert_near(model.target_mean_, [mean], 1e-12)
+    spread = np.sqrt(np.average((y + 1000 - mean) ** 2, weights=weight))
+    assert_near(model.target_scale_, [spread], 1e-9)
 
 
-def test_without_a_decoder_there_is_nothing_to_move(on_oracle):
-    model = DEQRegressor(**SMALL).set_params(n_state=None, learning_rate_init=1e-300, max_iter=1)
-    model.fit(np.ones((4, 1)), np.full(4, 50.0))
-    assert set(model.params_) == {f"cell.{i}.{kind}" for i in (0, 1) for kind in ("weight", "bias")}
-    assert np.abs(model.params_["cell.1.bias"]).max() < 1e-200
+def test_without_a_decoder_y_is_learned_as_it_is(on_oracle):
+    X = np.arange(1.0, 5.0)[:, None]
+    model = DEQRegressor(**SMALL).set_params(n_state=None).fit(X, 50 * X)
+    assert (model.target_mean_, model.target_scale_) == ([0.0], [1.0])
+    np.testing.assert_array_equal(model.predict(X), model.equilibrium(X).state)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_fit_is_the_same_for_every_unit_of_y(dtype):
+    X, y = make_data(DEQRegressor)
+    X = X.astype(dtype)
+    model = DEQRegressor(**SMALL).set_params(max_iter=60, learning_rate_init=0.05, engine="jax")
+
+    def r2(y):
+        return model.fit(X, y).score(X, y)
+
+    expected = r2(y)
+    assert expected > 0.9
+    for scale, shift in ((1e-6, 0.0), (1e-3, 3.0), (1e4, 0.0), (1e9, 3.0)):
+        assert r2(scale * (y + shift)) == pytest.approx(expected, abs=0.01)
+        assert model.loss_curve_[-1] == pytest.approx(1 - expected, abs=0.05)
+
+
+def test_each_output_has_its_own_unit(on_oracle):
+    X, y = make_data(DEQRegressor)
+    scales = np.array([1e-6, 1.0, 1e9])
+    model = DEQRegressor(**SMALL)
+    even = model.fit(X, np.column_stack([y, -y, y**2])).predict(X)
+    uneven = model.fit(X, np.column_stack([y, -y, y**2]) * scales).predict(X)
+    assert_near(uneven / scales, even, 1e-9)
+
+
+@pytest.mark.parametrize("value", [0.0, 7.0, 1e-6, -1e9, 1e-300, 1e300])
+def test_a_constant_output_is_learned(value, on_oracle):
+    X, y = make_data(DEQRegressor)
+    model = DEQRegressor(**SMALL).set_params(max_iter=100)
+    found = model.fit(X, np.column_stack([np.full(40, value), y])).predict(X)
+    assert np.abs(found[:, 0] - value).max() <= 0.3 * (abs(value) or 1)
+    assert model.target_scale_[0] > 0
+
+
+def test_targets_at_the_end_of_the_range_are_learned(on_oracle):
+    X, y = make_data(DEQRegressor)
+    model = DEQRegressor(**SMALL).set_params(max_iter=100)
+    expected = model.fit(X, y).predict(X)
+    top = 1e307 / np.abs(y).max()
+    with np.errstate(all="raise"):
+        found = model.fit(X, y * top).predict(X)
+    assert_near(found / top, expected, 1e-6)
+
+
+def test_going_on_keeps_the_first_scale(on_oracle):
+    X, y = make_data(DEQRegressor)
+    model = DEQRegressor(**SMALL).fit(X, y)
+    scale = model.target_scale_.copy()
+    model.partial_fit(X, 10 * y)
+    np.testing.assert_array_equal(model.target_scale_, scale)
+    model.set_params(warm_start=True).fit(X, 10 * y)
+    np.testing.assert_array_equal(model.target_scale_, scale)
+    model.set_params(warm_start=False).fit(X, 10 * y)
+    assert_near(model.target_scale_, 10 * scale, 1e-9)
 
 
 def test_targets_far_from_zero_need_no_scaling(on_oracle):
@@ -660,6 +716,7 @@ def test_equilibrium_is_one_and_its_output_is_the_prediction():
     assert found.converged.all()
     assert (found.n_evals > 1).all()
     decoded = found.state @ model.params_["decoder.weight"] + model.params_["decoder.bias"]
+    decoded = model.target_mean_ + model.target_scale_ * decoded
     assert_near(found.output, decoded, 1e-12)
     np.testing.assert_array_equal(model.predict(X), found.output[:, 0])
     # Further iterates of the state stay where they are, and the trajectory ends there.

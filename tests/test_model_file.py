@@ -243,6 +243,10 @@ def make_integer(header, tensors):
             header | {"class": "DEQClassifier", "classes": {"dtype": "|u1", "values": [0, 300]}}
         ),
         lambda header, tensors: {key: header[key] for key in header if key != "engine"},
+        lambda header, tensors: header | {"target_scale": [0.0]},
+        lambda header, tensors: header | {"target_mean": [float("nan")]},
+        lambda header, tensors: header | {"target_mean": [0.0, 0.0]},
+        lambda header, tensors: header | {"target_mean": None},
     ],
 )
 def test_a_file_with_the_wrong_content_is_refused_by_name(change, saved):
@@ -250,6 +254,27 @@ def test_a_file_with_the_wrong_content_is_refused_by_name(change, saved):
     rewrite(path, change)
     with pytest.raises(ModelFileError, match=r"model.safetensors cannot be loaded"):
         load(path)
+
+
+def test_a_regressor_keeps_the_scale_of_its_target(tmp_path):
+    X, y = data(DEQRegressor)
+    y = np.column_stack([1e9 * y, 1e-6 * y + 3.0])
+    model = DEQRegressor(**SMALL).fit(X, y)
+    model.save(tmp_path / "model")
+    loaded = load(tmp_path / "model")
+    np.testing.assert_array_equal(loaded.predict(X), model.predict(X))
+    expected = model.partial_fit(X, y).predict(X)
+    np.testing.assert_array_equal(loaded.partial_fit(X, y).predict(X), expected)
+
+
+def test_a_file_without_a_scale_learned_its_target_as_it_was(saved):
+    model, path = saved
+    keys = ("target_mean", "target_scale")
+    rewrite(path, lambda header, tensors: {k: v for k, v in header.items() if k not in keys})
+    loaded = load(path)
+    X, _ = data(DEQRegressor)
+    learned = (model.predict(X) - model.target_mean_) / model.target_scale_
+    np.testing.assert_allclose(loaded.predict(X), learned)
 
 
 def test_labels_that_no_classifier_has_are_refused():

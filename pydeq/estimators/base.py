@@ -130,7 +130,7 @@ class AbstractDEQEstimator(BaseEstimator, abc.ABC):
         self.device = device
 
     @abc.abstractmethod
-    def _learn_target(self, y: np.ndarray, classes: Any) -> None:
+    def _learn_target(self, y: np.ndarray, weight: np.ndarray, classes: Any) -> None:
         """Take from y what encoding and decoding need; `classes` are all labels to come, if any."""
 
     @abc.abstractmethod
@@ -138,8 +138,8 @@ class AbstractDEQEstimator(BaseEstimator, abc.ABC):
         """Return the target ``(n, n_outputs)``."""
 
     @abc.abstractmethod
-    def _adapt_start(self, params: Params, data: Data) -> None:
-        """Move fresh weights, in place, to where these data are."""
+    def _decode_output(self, output: np.ndarray) -> np.ndarray:
+        """Return the model's output ``(n, n_outputs)`` as users are given it."""
 
     @abc.abstractmethod
     def _stratum(self, target: np.ndarray) -> np.ndarray | None:
@@ -266,6 +266,7 @@ class AbstractDEQEstimator(BaseEstimator, abc.ABC):
             found = session.equilibrium(X)
         if with_certificates:
             found = certify(self.model_spec_, self.params_, X, found)
+        found = dataclasses.replace(found, output=self._decode_output(found.output))
         advice.warn_about_solve(found, self.model_spec_, solver)
         return found
 
@@ -331,7 +332,7 @@ class AbstractDEQEstimator(BaseEstimator, abc.ABC):
         if not counts.all():
             X, y, weight = X[counts], y[counts], weight[counts]
         if not resume:
-            self._learn_target(y, classes)
+            self._learn_target(y, weight, classes)
         return Data(X, self._encode_target(y, X.dtype), weight)
 
     def _start(
@@ -348,10 +349,7 @@ class AbstractDEQEstimator(BaseEstimator, abc.ABC):
             rng = copy.deepcopy(self._rng)
             return Start(self.params_, self.optimizer_state_ or None, rng, seed)
         old = self.params_ if resume else None
-        start = start_fit(model, random_state, data.x.dtype, old)
-        if not resume:
-            self._adapt_start(start.params, data)
-        return start
+        return start_fit(model, random_state, data.x.dtype, old)
 
     def _keep(
         self, model: ModelSpec, engine: str, start: Start, result: TrainResult, append: bool

@@ -8,7 +8,7 @@ from sklearn.utils import column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 
 from pydeq.estimators.base import AbstractDEQEstimator
-from pydeq.model import Params, log_softmax, softmax
+from pydeq.model import log_softmax, softmax
 from pydeq.training import Data
 
 __all__ = ["DEQClassifier"]
@@ -244,7 +244,7 @@ class DEQClassifier(ClassifierMixin, AbstractDEQEstimator):
         """
         return log_softmax(self._snapshot()._solve(X).output, axis=1)
 
-    def _learn_target(self, y: np.ndarray, classes: Any) -> None:
+    def _learn_target(self, y: np.ndarray, weight: np.ndarray, classes: Any) -> None:
         check_classification_targets(y)
         self.classes_ = _check_classes(y if classes is None else classes)
 
@@ -258,8 +258,8 @@ class DEQClassifier(ClassifierMixin, AbstractDEQEstimator):
         rows = np.eye(len(codes), dtype=dtype)[[codes[label] for label in labels.tolist()]]
         return rows[inverse]
 
-    def _adapt_start(self, params: Params, data: Data) -> None:
-        """Leave the start as it is: a zero bias is equal odds."""
+    def _decode_output(self, output: np.ndarray) -> np.ndarray:
+        return output
 
     def _stratum(self, target: np.ndarray) -> np.ndarray:
         return target.argmax(axis=1)

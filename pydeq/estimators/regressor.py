@@ -8,7 +8,7 @@ from sklearn.metrics import r2_score
 from sklearn.utils import Tags
 
 from pydeq.estimators.base import AbstractDEQEstimator
-from pydeq.model import Params
+from pydeq.estimators.scaling import TargetScale
 from pydeq.training import Data
 
 __all__ = ["DEQRegressor"]
@@ -21,6 +21,12 @@ class DEQRegressor(RegressorMixin, AbstractDEQEstimator):
     It predicts with the equilibrium of a small network. An affine encoder turns the features into
     h. The state z solves ``z = f(z, h)``: it is the steady state of ``du/dt = f(u, h) - u``. An
     affine decoder turns z into the prediction.
+
+    Each output is learned at mean 0 and standard deviation 1, so that fits of y in any unit are
+    alike: `params_`, `loss_curve_` and `tol` are of that scale (a loss of 1 is that of the mean),
+    predictions and ``equilibrium(X).output`` are in the units of y. The mean and the deviation are
+    those of the first call; `partial_fit` and `warm_start` keep them. With ``n_state=None`` the
+    output is the state itself, which lives where X does: then y is learned as it is.
 
     Parameters
     ----------
@@ -81,8 +87,8 @@ class DEQRegressor(RegressorMixin, AbstractDEQEstimator):
     shuffle : bool, default=True
         Whether each epoch sees the samples in a new order.
     tol : float, default=1e-4
-        Least improvement that counts, of the training loss or, with `early_stopping`, of the
-        validation score.
+        Least improvement that counts, of the training loss, which is relative to the variance of
+        each output, or, with `early_stopping`, of the validation score.
     n_iter_no_change : int or inf, default=10
         Training ends after more than this many epochs since the last that improved by `tol`; the
         weights with the least loss are kept. Epochs of a loss above twice the least (1.25 times,
@@ -114,6 +120,9 @@ class DEQRegressor(RegressorMixin, AbstractDEQEstimator):
     params_ : dict of str to ndarray
         The weights, ``encoder.weight`` ``(n_features, n_state)``, ``cell.0.weight`` and so on, in
         the dtype that the model works in.
+    target_mean_, target_scale_ : ndarray of float64 (n_outputs,)
+        An output is ``target_mean_ + target_scale_ * (z @ decoder.weight + decoder.bias)``; 0 and
+        1 with ``n_state=None``.
     model_spec_ : ModelSpec
         The mathematics that the weights belong to.
     history_ : History
@@ -173,6 +182,8 @@ class DEQRegressor(RegressorMixin, AbstractDEQEstimator):
     _loss: ClassVar = "squared_error"
     _y_checks: ClassVar = {"multi_output": True, "y_numeric": True}
     _single_target: bool
+    target_mean_: np.ndarray
+    target_scale_: np.ndarray
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -210,23 +221,26 @@ class DEQRegressor(RegressorMixin, AbstractDEQEstimator):
         output = fitted._solve(X).output
         return output[:, 0] if fitted._single_target else output
 
-    def _learn_target(self, y: np.ndarray, classes: Any) -> None:
+    def _learn_target(self, y: np.ndarray, weight: np.ndarray, classes: Any) -> None:
         self._single_target = y.ndim == 1
+        y = _two_dimensional(y)
+        if self.n_state is None:
+            scale = TargetScale.none(y.shape[1])
+        else:
+            scale = TargetScale.of(y, weight.astype(np.float64))
+        self.target_mean_, self.target_scale_ = scale.mean, scale.scale
 
     def _encode_target(self, y: np.ndarray, dtype: np.dtype) -> np.ndarray:
-        with np.errstate(over="ignore"):
-            target = y.reshape(len(y), -1).astype(dtype)
-        if not np.isfinite(target).all():
+        y = _two_dimensional(y)
+        if np.abs(y).max() > np.finfo(dtype).max:
             raise ValueError(
                 f"y reaches {np.abs(y).max():.3g}, too large for {dtype}, which the model works in "
                 "because X has it; pass X as float64, or scale y."
             )
-        return target
+        return TargetScale(self.target_mean_, self.target_scale_).apply(y).astype(dtype)
 
-    def _adapt_start(self, params: Params, data: Data) -> None:
-        # With the mean in the decoder's bias, targets far from zero need no scaling.
-        if "decoder.bias" in params:
-            params["decoder.bias"][:] = np.average(data.target, axis=0, weights=data.weight)
+    def _decode_output(self, output: np.ndarray) -> np.ndarray:
+        return TargetScale(self.target_mean_, self.target_scale_).undo(output)
 
     def _stratum(self, target: np.ndarray) -> None:
         return None
@@ -235,3 +249,8 @@ class DEQRegressor(RegressorMixin, AbstractDEQEstimator):
         if not np.isfinite(output).all():
             return np.nan
         return float(r2_score(data.target, output, sample_weight=data.weight))
+
+
+def _two_dimensional(y: np.ndarray) -> np.ndarray:
+    """Return y as float64 ``(n, n_outputs)``."""
+    return y.reshape(len(y), -1).astype(np.float64)

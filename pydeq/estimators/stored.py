@@ -20,6 +20,9 @@ from pydeq.training import History
 
 __all__ = ["describe", "restore"]
 
+_SCALE = {"target_mean": 0.0, "target_scale": 1.0}
+"""A regressor's scale of the target; in files that do not name it y was learned as it is."""
+
 _MODEL_FIELDS = {field.name for field in dataclasses.fields(ModelSpec)}
 
 
@@ -49,6 +52,7 @@ def describe(estimator: Any) -> tuple[dict[str, Any], Params]:
         "rng": estimator._rng.bit_generator.state,
         "seed": estimator._seed,
         "single_target": getattr(estimator, "_single_target", None),
+        **{name: _listed(getattr(estimator, f"{name}_", None)) for name in _SCALE},
         "classes": None if classes is None else labels_to_json(classes),
         "feature_names": None if names is None else names.tolist(),
     }
@@ -171,6 +175,23 @@ def _set_target(estimator: Any, kind: str, model: ModelSpec, header: Mapping[str
         if not isinstance(single, bool) or classes is not None or (single and model.n_outputs > 1):
             raise ValueError("single_target of a regressor must be true or, of outputs, false")
         estimator._single_target = single
+        for name, default in _SCALE.items():
+            values = header.get(name, [default] * model.n_outputs)
+            setattr(estimator, f"{name}_", _numbers(values, model.n_outputs, name))
+        if not (estimator.target_scale_ > 0).all():
+            raise ValueError("target_scale must be above 0")
+
+
+def _listed(values: np.ndarray | None) -> list[float] | None:
+    return None if values is None else values.tolist()
+
+
+def _numbers(values: Any, n: int, what: str) -> np.ndarray:
+    if not isinstance(values, list) or len(values) != n:
+        raise ValueError(f"{what} must have {n} numbers")
+    if not all(isinstance(v, float) and np.isfinite(v) for v in values):
+        raise ValueError(f"{what} must be finite numbers")
+    return np.array(values)
 
 
 def _set_feature_names(estimator: Any, names: Any) -> None:
