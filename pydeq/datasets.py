@@ -5,6 +5,7 @@ import importlib.util
 import math
 import os
 import struct
+import warnings
 import zlib
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -136,9 +137,12 @@ def _by_sklearn(root: Path) -> str:
     """Put OpenML's copy under `root` as IDX files; return why that failed, in words."""
     parser = "liac-arff" if importlib.util.find_spec("pandas") is None else "pandas"
     try:
-        found: Any = sklearn.datasets.fetch_openml(
-            "mnist_784", version=1, as_frame=False, parser=parser, data_home=str(root)
-        )
+        with warnings.catch_warnings():
+            # scikit-learn warns before each retry; the reason that is returned says it once.
+            warnings.filterwarnings("ignore", "A network error occurred")
+            found: Any = sklearn.datasets.fetch_openml(
+                "mnist_784", version=1, as_frame=False, parser=parser, data_home=str(root)
+            )
         images = np.asarray(found.data).reshape(_N_TRAIN + _N_TEST, _SIDE, _SIDE).astype(np.uint8)
         labels = np.asarray(found.target).reshape(len(images)).astype(np.uint8)
         parts = (images[:_N_TRAIN], labels[:_N_TRAIN], images[_N_TRAIN:], labels[_N_TRAIN:])

@@ -22,10 +22,16 @@ def code(notebook):
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
+ALIKE_EVERYWHERE = {
+    "PYDEQ_FAST": "1",
+    "PYTHON_JULIACALL_EXE": "none",  # the Julia engine has tests of its own
+    "https_proxy": "http://127.0.0.1:9",  # where nothing listens: no test downloads MNIST
+}
+
+
 def run(name, folder, monkeypatch, **env):
     """Execute the notebook in an empty folder; return it with its outputs."""
-    # Whatever Julia is here: the engine has tests of its own.
-    for key, value in {"PYDEQ_FAST": "1", "PYTHON_JULIACALL_EXE": "none", **env}.items():
+    for key, value in {**ALIKE_EVERYWHERE, **env}.items():
         monkeypatch.setenv(key, value)
     monkeypatch.delenv("MPLBACKEND", raising=False)  # figures are drawn into the notebook
     notebook = read(name)
