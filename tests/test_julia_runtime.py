@@ -50,6 +50,10 @@ def machine(monkeypatch, tmp_path):
     juliapkg.state.STATE.update(before)
 
 
+def sha256(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def choice():
     """What `auto` stands for, found out anew."""
     engines._main_choice.cache_clear()
@@ -96,7 +100,7 @@ def record(executable, **changes):
         "libjulia": "/nowhere/libjulia.so",
         "bindir": "/nowhere",
         "override_executable": None,
-        "deps_files": {str(own): {"timestamp": 0, "hash_sha256": environment._hash(own)}},
+        "deps_files": {str(own): {"timestamp": 0, "hash_sha256": sha256(own)}},
         **changes,
     }
     path = Path(juliapkg.state.STATE["meta"])
