@@ -47,6 +47,17 @@ def test_every_guide_with_python_is_run():
     assert with_python == {"coming_from_julia.md", "coming_from_mlp.md", "convergence.md", "api.md"}
 
 
+def test_the_troubles_quote_messages_that_pydeq_gives():
+    engines = (ROOT / "pydeq" / "engines").rglob("*.py")
+    source = "".join(re.sub(r'"\s*f?"', "", path.read_text("utf-8")) for path in engines)
+    text = (GUIDES / "julia_setup.md").read_text("utf-8")
+    quotes = re.findall(r'^\| "(.*?)" \|', text, re.MULTILINE)
+    assert len(quotes) > 5
+    for quote in quotes:
+        for part in filter(None, re.split(r"\s*\.\.\.,?\s*", quote)):
+            assert part in source, part
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
     text = re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
