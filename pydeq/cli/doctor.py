@@ -36,6 +36,9 @@ def report() -> Iterator[str]:
     yield "Devices that JAX sees"
     yield from _devices()
     yield ""
+    yield "Compiled programs of the JAX engine"
+    yield _line("cache", _cache())
+    yield ""
     yield "Engines"
     for engine in find_engines():
         yield _line(engine.name, _engine(engine))
@@ -64,6 +67,15 @@ def _devices() -> Iterator[str]:
         return
     for device in devices:
         yield _line(device.platform, f"{device.device_kind} (number {device.id})")
+
+
+def _cache() -> str:
+    try:
+        from pydeq.engines.jax import describe_cache
+
+        return describe_cache()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
 
 
 def _engine(engine: EngineReport) -> str:

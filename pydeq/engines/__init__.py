@@ -102,8 +102,9 @@ def get_engine(
 def find_engines() -> list[EngineReport]:
     """Return what is found of each engine; no engine is started, nothing raises."""
     jax, julia = _find("jax"), _find_julia()
-    taken = "julia" if julia.usable else "jax"
-    auto = EngineReport("auto", jax.usable or julia.usable, f"takes {taken}")
+    usable = jax.usable or julia.usable
+    taken = f"takes {'julia' if julia.usable else 'jax'}" if usable else "has none to take"
+    auto = EngineReport("auto", usable, taken)
     return [auto, jax, julia, _find("jax", "cuda")]
 
 

@@ -1,11 +1,18 @@
 """What a model is, in numpy alone: no engine is needed to read, check or certify one."""
 
-from pydeq.model.batching import epoch_order, iter_batches, padded_size, probes
+from pydeq.model.batching import chunks, epoch_order, iter_batches, padded_size, probes
 from pydeq.model.certificate import certify
 from pydeq.model.equilibrium import Certificates, Equilibrium
 from pydeq.model.html import html_table
 from pydeq.model.metrics import log_softmax, loss, residual, softmax
-from pydeq.model.params import Params, check_params, flatten, init_params, parameter_shapes
+from pydeq.model.params import (
+    Params,
+    check_params,
+    flatten,
+    init_params,
+    parameter_shapes,
+    unflatten,
+)
 from pydeq.model.spec import (
     ACTIVATIONS,
     ADJOINTS,
@@ -43,6 +50,7 @@ __all__ = [
     "TrainSpec",
     "certify",
     "check_params",
+    "chunks",
     "epoch_order",
     "flatten",
     "html_table",
@@ -55,4 +63,5 @@ __all__ = [
     "probes",
     "residual",
     "softmax",
+    "unflatten",
 ]

@@ -4,7 +4,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-__all__ = ["epoch_order", "iter_batches", "padded_size", "probes"]
+__all__ = ["chunks", "epoch_order", "iter_batches", "padded_size", "probes"]
+
+STEP, SMALL, CHUNK = 64, 256, 1024
+"""Rows: what small batches are a multiple of; what a small one is; the most of a prediction's."""
 
 
 def epoch_order(n: int, shuffle: bool, rng: np.random.Generator) -> np.ndarray:
@@ -28,10 +31,23 @@ def probes(seed: int, epoch: int, n_batches: int, n_state: int, dtype: np.dtype)
 
 
 def padded_size(n: int) -> int:
-    """Return the number of rows that `n` samples are padded to: a multiple of 8.
+    """Return the number of rows that a batch of `n` samples is padded to.
 
-    An engine that compiles for every shape then compiles for few: at most eight sizes an octave,
-    for at most an eighth more rows above 64.
+    An engine that compiles for every shape then compiles for few: multiples of 64 up to 256, of 256
+    up to 1024, and above that at most eight sizes an octave.
     """
-    step = max(8, 1 << max(0, (n - 1).bit_length() - 4))
-    return -(-n // step) * step
+    step = STEP if n <= SMALL else max(SMALL, 1 << (n - 1).bit_length() - 4)
+    return max(-(-n // step), 1) * step
+
+
+def chunks(n: int) -> Iterator[tuple[int, int, int]]:
+    """Yield first and last index, and rows to pad to, of the pieces in which `n` are predicted.
+
+    What is up to half a chunk goes in small ones, so that there are five sizes in all.
+    """
+    first = 0
+    while first < n:
+        left = n - first
+        rows = CHUNK if left > CHUNK // 2 else padded_size(min(left, SMALL))
+        yield first, min(first + rows, n), rows
+        first += rows

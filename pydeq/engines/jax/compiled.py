@@ -1,75 +1,145 @@
-"""What is compiled: one optimiser step, the loss with its gradient, the equilibria, the iterates.
+"""What is compiled: the parameters as they act, the equilibria, one optimiser step, the cell.
 
-Each function is compiled once for a :class:`Program` and the shapes of its arrays, and shared by
-all sessions of the process; numbers such as tolerances and rates are arguments.
+Each is compiled once for what decides its code and the shapes of its arrays, and shared by all
+sessions of the process; numbers such as tolerances and rates are arguments. All return flat tuples.
 """
 
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
-from pydeq.engines.jax.adjoint import find_equilibrium, jacobian_estimate, steady_state
+from pydeq.engines.jax import layers
+from pydeq.engines.jax.adjoint import jacobian_estimate, solve_adjoint
 from pydeq.engines.jax.cell import (
+    Acting,
     Layers,
     cell,
     cell_layers,
     decode,
     encode,
     loss_value,
-    weight_penalty,
+    positive,
 )
 from pydeq.engines.jax.horizon import integrate
-from pydeq.engines.jax.solvers import Controls, Field, Solution
-from pydeq.model import ModelSpec, OptimizerSpec, SolverSpec
+from pydeq.engines.jax.programs import Program
+from pydeq.engines.jax.solvers import Controls, Field, Solution, find_equilibrium
+from pydeq.model import (
+    Adjoint,
+    Loss,
+    ModelSpec,
+    OptimizerSpec,
+    Solver,
+    SolverSpec,
+    parameter_shapes,
+)
 
 __all__ = [
+    "AdamState",
     "Batch",
-    "Program",
+    "Code",
+    "Found",
+    "Kinds",
     "Rates",
-    "acting_layers",
-    "batch_gradient",
-    "iterates",
-    "rows",
+    "Stepped",
+    "act",
+    "apply_cell",
     "search",
-    "train",
+    "start",
+    "step",
 ]
 
 
+BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
+
+
 @dataclass(frozen=True)
-class Program:
-    """What decides the compiled code, apart from the shapes."""
+class Code:
+    """What decides the compiled code, apart from the shapes.
+
+    Attributes
+    ----------
+    model : ModelSpec
+        With standard values in the place of numbers that are arguments.
+    solver : str
+    compact : bool
+        Whether a search goes on in smaller batches when most of its samples are done.
+    adjoint : str
+    unroll : int or None
+        Bound on the steps of what is differentiated step by step.
+    loss : str
+    """
 
     model: ModelSpec
-    solver: str
-    adjoint: str
+    solver: Solver
+    compact: bool
+    adjoint: Adjoint
     unroll: int | None
-    loss: str
-    train_encoder: bool
+    loss: Loss
 
     @classmethod
-    def of(cls, model: ModelSpec, solver: SolverSpec, optimizer: OptimizerSpec) -> "Program":
-        """Return the program of these specs."""
-        bounded = solver.adjoint == "unrolled" or model.horizon is not None
+    def of(cls, model: ModelSpec, solver: SolverSpec, optimizer: OptimizerSpec) -> "Code":
+        """Return the code of these specs."""
+        through = solver.adjoint == "unrolled" or model.horizon is not None
         return cls(
-            model=model,
+            model=replace(model, contraction=0.5, horizon=None if model.horizon is None else 1.0),
             solver=solver.name,
+            compact=False,
             adjoint=solver.adjoint,
-            unroll=solver.max_steps if bounded else None,
+            unroll=solver.max_steps if through else None,
             loss=optimizer.loss,
-            train_encoder=optimizer.train_encoder or model.n_state is None,
         )
+
+    def acting(self) -> "Code":
+        """Return the same without what `act` does not see."""
+        model = replace(self.forward().model, activation="identity", horizon=None)
+        return replace(self.forward(), model=model, solver="fixed_point", unroll=None)
+
+    def cell(self) -> "Code":
+        """Return the same without what `start` and `apply_cell` do not see."""
+        return replace(self.forward(), solver="fixed_point", unroll=None)
+
+    def forward(self, compact: bool = False) -> "Code":
+        """Return the same without what `search` does not see."""
+        stability = "none" if self.model.stability == "jacobian" else self.model.stability
+        return replace(
+            self,
+            model=replace(self.model, stability=stability),
+            compact=compact,
+            adjoint="jfb",
+            unroll=self.unroll if self.model.horizon is not None else None,
+            loss="squared_error",
+        )
+
+    def training(self) -> "Code":
+        """Return the same without what `step` does not see."""
+        solver = self.solver if self.unroll is not None else "fixed_point"
+        return replace(self, solver=solver)
 
 
 class Rates(NamedTuple):
-    """The numbers of :class:`pydeq.model.spec.OptimizerSpec`."""
+    """The numbers of :class:`pydeq.model.OptimizerSpec`."""
 
-    learning_rate: float
-    alpha: float
-    jacobian_penalty: float
+    learning_rate: jax.Array
+    alpha: jax.Array
+    jacobian_penalty: jax.Array
+
+
+class Kinds(NamedTuple):
+    """What each of the P parameters is."""
+
+    is_weight: jax.Array  # (P,) bool: has the L2 penalty
+    is_trained: jax.Array  # (P,) bool
+
+
+class AdamState(NamedTuple):
+    """The parameters, as one vector, and Adam's memory of them."""
+
+    theta: jax.Array  # (P,)
+    mean: jax.Array  # (P,)
+    square: jax.Array  # (P,)
+    count: jax.Array  # () int32
 
 
 class Batch(NamedTuple):
@@ -81,150 +151,237 @@ class Batch(NamedTuple):
     probe: jax.Array  # (n_state,)
 
 
-def _is_encoder(name: str) -> bool:
-    return name.startswith("encoder.")
+class Found(NamedTuple):
+    """What `search` returns."""
+
+    u: jax.Array  # (B, n_state)
+    output: jax.Array  # (B, n_outputs)
+    residual: jax.Array  # (B,)
+    n_evals: jax.Array  # (B,) int32
+    converged: jax.Array  # (B,) bool
+    h: jax.Array  # (B, n_state)
 
 
-def residual(solution: Solution) -> jax.Array:
-    """Return the residual per sample; the twin of :func:`pydeq.model.metrics.residual`."""
-    eps = jnp.finfo(solution.u.dtype).eps
-    size = jnp.max(jnp.abs(solution.fu), axis=1)
-    return jnp.max(jnp.abs(solution.fu - solution.u), axis=1) / jnp.maximum(size, eps)
+class Stepped(NamedTuple):
+    """What `step` returns."""
+
+    theta: jax.Array
+    mean: jax.Array
+    square: jax.Array
+    count: jax.Array
+    report: jax.Array  # (7,): a BatchReport
+    gradient: jax.Array  # (P,)
 
 
-def _states(program: Program, layers, h, active, controls: Controls) -> Solution:
-    """Return the states that the loss is a function of, differentiable."""
-    model = program.model
+@Program
+def act(code: Code, theta: jax.Array, contraction: jax.Array) -> tuple[jax.Array, ...]:
+    """Return the parameters as they act, in the order of `layers.acting_names`."""
+    acting = layers.act(code.model, theta, contraction)
+    return tuple(acting[name] for name in layers.acting_names(code.model))
+
+
+@Program
+def search(
+    code: Code, acting: Acting, x: jax.Array, weight: jax.Array, controls: Controls
+) -> Found:
+    """Search the equilibria of the samples `x` that have a weight."""
+    model, active = code.model, weight > 0
+    h = encode(model, acting, x)
+    field = Field(model, cell_layers(model, acting))
     if model.horizon is not None:
-        return integrate(Field(model, layers), h, active, controls, program.unroll or 1)
-    if program.adjoint == "unrolled":
-        return find_equilibrium(program.solver, model, layers, h, active, controls, program.unroll)
-    return steady_state(program.solver, program.adjoint, model, layers, h, active, controls)
+        solution = integrate(field, h, active, controls, code.unroll or 1)
+    else:
+        solution = find_equilibrium(code.solver, field, h, active, controls, code.compact)
+    return _found(model, acting, h, solution)
 
 
-def _batch_loss(params, program: Program, batch: Batch, controls: Controls, rates: Rates):
-    """Return the loss of one batch, penalties included, and (solution, weights that counted)."""
-    model = program.model
-    if not program.train_encoder:
-        params = {k: jax.lax.stop_gradient(p) if _is_encoder(k) else p for k, p in params.items()}
-    active = batch.weight > 0
-    h = encode(model, params, batch.x)
-    layers = cell_layers(model, params)
-    solution = _states(program, layers, h, active, controls)
-    counts = solution.converged
-    if program.adjoint == "unrolled" and model.horizon is None:
-        counts = jnp.all(jnp.isfinite(solution.u) & jnp.isfinite(solution.fu), axis=1)
-    weight = jnp.where(counts, batch.weight, 0)
-    # 0 * inf is nan: what does not count must not reach the loss at all.
-    u, target = (jnp.where((weight > 0)[:, None], a, 0) for a in (solution.u, batch.target))
-    loss = loss_value(program.loss, decode(model, params, u), target, weight)
-    loss = loss + rates.alpha * weight_penalty(params, weight)
-    if model.stability == "jacobian":
-        z = jax.lax.stop_gradient(u)
-        estimate = jacobian_estimate(model, layers, z, h, batch.probe)
-        mean = weight @ estimate / jnp.where(weight.sum() > 0, weight.sum(), 1)
-        loss = loss + rates.jacobian_penalty * mean / model.state_width
-    return loss, (solution, weight)
+def _found(model: ModelSpec, acting: Acting, h: jax.Array, s: Solution) -> Found:
+    """Add output and residual; the twin of :func:`pydeq.model.residual`."""
+    eps = jnp.finfo(s.u.dtype).eps
+    size = jnp.maximum(jnp.max(jnp.abs(s.fu), axis=1), eps)
+    residual = jnp.max(jnp.abs(s.fu - s.u), axis=1) / size
+    return Found(s.u, decode(model, acting, s.u), residual, s.n_evals, s.converged, h)
 
 
-@jax.jit
-def rows(index: jax.Array, *arrays: jax.Array) -> tuple[jax.Array, ...]:
-    """Return the rows at `index` of each array."""
-    return tuple(jnp.take(a, index, axis=0, mode="clip") for a in arrays)
-
-
-@partial(jax.jit, static_argnums=0)
-def batch_gradient(program: Program, params, batch: Batch, controls: Controls, rates: Rates):
-    """Return the loss of one batch and its gradient."""
-    (loss, _), grads = jax.value_and_grad(_batch_loss, has_aux=True)(
-        params, program, batch, controls, rates
-    )
-    return loss, grads
-
-
-@partial(jax.jit, static_argnums=0)
-def train(
-    program: Program,
-    params,
-    opt_state,
+@Program
+def step(
+    code: Code,
+    state: AdamState,
+    acting: Acting,
     batch: Batch,
+    found: Found | None,
+    kinds: Kinds,
     controls: Controls,
     rates: Rates,
-):
-    """Take one optimiser step; return weights, optimiser state and the batch's numbers ``(7,)``.
+) -> Stepped:
+    """Take one optimiser step; a batch that no sample of counts changes nothing.
 
-    The numbers are those of :class:`pydeq.engines.BatchReport`, in its order. A batch that no
-    sample of counts changes nothing.
+    `found` is None where the gradient goes through the search, which is then done here.
     """
-    (loss, (solution, weight)), grads = jax.value_and_grad(_batch_loss, has_aux=True)(
-        params, program, batch, controls, rates
-    )
-    updates: Any
-    updates, stepped = optax.adam(rates.learning_rate).update(grads, opt_state, params)
-    if not program.train_encoder:  # its gradient is 0, but Adam may remember another
-        updates = {k: jnp.zeros_like(u) if _is_encoder(k) else u for k, u in updates.items()}
+    if found is None:
+        loss, grads, found, weight = _gradient_through(code, acting, batch, controls, rates)
+    else:
+        loss, grads, weight = _gradient_at(code, acting, batch, found, controls, rates)
+    grads = layers.pull_back(code.model, state.theta, acting, grads)
+    gradient = jnp.concatenate([grads[name].ravel() for name in parameter_shapes(code.model)])
     total = weight.sum()
-    params, opt_state = jax.tree.map(
-        lambda new, old: jnp.where(total > 0, new, old),
-        (optax.apply_updates(params, updates), stepped),
-        (params, opt_state),
-    )
-    return params, opt_state, _report(batch, loss, grads, solution, weight)
+    decay = jnp.where(kinds.is_weight, rates.alpha / positive(total), 0) * state.theta
+    loss = loss + 0.5 * (decay @ state.theta)
+    gradient = jnp.where(kinds.is_trained, gradient + decay, 0)
+    state = _adam(state, gradient, rates.learning_rate, kinds.is_trained, total > 0)
+    return Stepped(*state, _report(batch, loss, gradient, found, weight), gradient)
 
 
-def _report(batch: Batch, loss, grads, solution: Solution, weight) -> jax.Array:
+def _gradient_at(
+    code: Code,
+    acting: Acting,
+    batch: Batch,
+    found: Found,
+    controls: Controls,
+    rates: Rates,
+) -> tuple[jax.Array, Acting, jax.Array]:
+    """Return loss, gradient by what acts, and the weights that counted, at the equilibria found.
+
+    Samples that did not converge give no gradient.
+    """
+    model = code.model
+    weight = jnp.where(found.converged, batch.weight, 0)
+    valid = weight > 0
+    # 0 * nan is nan: what does not count must not reach the loss at all.
+    u, h = (jnp.where(valid[:, None], a, 0) for a in (found.u, found.h))
+    loss, grads, g = _output_loss(code, acting, batch, u, weight)
+    cell_weights = cell_layers(model, acting)
+    if code.adjoint == "implicit":
+        g = solve_adjoint(Field(model, cell_weights), u, h, g, valid, controls)
+
+    def along(cell_weights: Layers, h: jax.Array) -> tuple[jax.Array, jax.Array]:
+        penalty = _penalty(model, cell_weights, u, h, batch, weight, rates)
+        return jnp.sum(g * cell(model, cell_weights, u, h)) + penalty, penalty
+
+    (to_cell, to_h), penalty = jax.grad(along, (0, 1), has_aux=True)(cell_weights, h)
+    return loss + penalty, grads | _inner(model, batch.x, to_cell, to_h), weight
+
+
+def _gradient_through(
+    code: Code, acting: Acting, batch: Batch, controls: Controls, rates: Rates
+) -> tuple[jax.Array, Acting, Found, jax.Array]:
+    """Search, and differentiate the search step by step; see `_gradient_at`."""
+    model = code.model
+    active = batch.weight > 0
+    h = encode(model, acting, batch.x)
+    cell_weights = cell_layers(model, acting)
+
+    def states(cell_weights: Layers, h: jax.Array) -> tuple[jax.Array, Solution]:
+        field, n_steps = Field(model, cell_weights), code.unroll or 1
+        if model.horizon is not None:
+            solution = integrate(field, h, active, controls, n_steps)
+        else:
+            solution = find_equilibrium(code.solver, field, h, active, controls, unroll=n_steps)
+        return solution.u, solution
+
+    u, pull, solution = jax.vjp(states, cell_weights, h, has_aux=True)
+    counts = solution.converged
+    if model.horizon is None:
+        counts = jnp.all(jnp.isfinite(u) & jnp.isfinite(solution.fu), axis=1)
+    weight = jnp.where(counts, batch.weight, 0)
+    u = jnp.where((weight > 0)[:, None], u, 0)
+    loss, grads, g = _output_loss(code, acting, batch, u, weight)
+    to_cell, to_h = pull(g)
+    if model.stability == "jacobian":
+
+        def penalty(cell_weights: Layers, h: jax.Array) -> jax.Array:
+            return _penalty(model, cell_weights, u, h, batch, weight, rates)
+
+        value, more = jax.value_and_grad(penalty, (0, 1))(cell_weights, h)
+        loss = loss + value
+        to_cell, to_h = jax.tree.map(jnp.add, (to_cell, to_h), more)
+    grads |= _inner(model, batch.x, to_cell, to_h)
+    return loss, grads, _found(model, acting, h, solution), weight
+
+
+def _output_loss(
+    code: Code, acting: Acting, batch: Batch, u: jax.Array, weight: jax.Array
+) -> tuple[jax.Array, Acting, jax.Array]:
+    """Return the loss of the states `u`, its gradient by the decoder, and that by `u`."""
+    decoder = {name: value for name, value in acting.items() if name.startswith("decoder.")}
+    target = jnp.where((weight > 0)[:, None], batch.target, 0)
+
+    def loss(decoder: Acting, u: jax.Array) -> jax.Array:
+        return loss_value(code.loss, decode(code.model, decoder, u), target, weight)
+
+    value, (to_decoder, to_u) = jax.value_and_grad(loss, (0, 1))(decoder, u)
+    return value, to_decoder, to_u
+
+
+def _penalty(
+    model: ModelSpec,
+    cell_weights: Layers,
+    u: jax.Array,
+    h: jax.Array,
+    batch: Batch,
+    weight: jax.Array,
+    rates: Rates,
+) -> jax.Array:
+    """Return the Jacobian penalty at the states `u`, which it holds constant."""
+    if model.stability != "jacobian":
+        return jnp.zeros((), u.dtype)
+    estimate = jacobian_estimate(Field(model, cell_weights), u, h, batch.probe)
+    mean = weight @ estimate / positive(weight.sum())
+    return rates.jacobian_penalty * mean / model.state_width
+
+
+def _inner(model: ModelSpec, x: jax.Array, to_cell: Layers, to_h: jax.Array) -> Acting:
+    """Return the gradient by encoder and cell, by name."""
+    grads = {}
+    for i, (weight, bias) in enumerate(to_cell):
+        grads |= {f"cell.{i}.weight": weight, f"cell.{i}.bias": bias}
+    if model.n_state is not None:
+        grads |= {"encoder.weight": x.T @ to_h, "encoder.bias": to_h.sum(axis=0)}
+    return grads
+
+
+def _adam(
+    state: AdamState, gradient: jax.Array, rate: jax.Array, trained: jax.Array, counts: jax.Array
+) -> AdamState:
+    """Take a step of Adam (Kingma and Ba 2015, algorithm 1) where the batch counts."""
+    count = state.count + 1
+    mean = BETA1 * state.mean + (1 - BETA1) * gradient
+    square = BETA2 * state.square + (1 - BETA2) * gradient**2
+    time = count.astype(gradient.dtype)
+    size = jnp.sqrt(square / (1 - BETA2**time)) + EPS
+    update = rate * (mean / (1 - BETA1**time)) / size
+    # An encoder that is not trained has a gradient of 0, but Adam may remember another.
+    new = AdamState(state.theta - jnp.where(trained, update, 0), mean, square, count)
+    return AdamState(*(jnp.where(counts, n, o) for n, o in zip(new, state, strict=True)))
+
+
+def _report(
+    batch: Batch, loss: jax.Array, gradient: jax.Array, found: Found, weight: jax.Array
+) -> jax.Array:
     """Return the numbers of a :class:`pydeq.engines.BatchReport` as one array."""
     active = batch.weight > 0
-    res = residual(solution)
+    residual = jnp.where(jnp.isnan(found.residual), jnp.inf, found.residual)
     numbers = (
         loss,
         weight.sum(),
-        optax.tree.norm(grads),
-        solution.n_evals.sum(),
+        jnp.sqrt(jnp.sum(gradient**2)),
+        found.n_evals.sum(),
         active.sum(),
-        jnp.max(jnp.where(active, jnp.where(jnp.isnan(res), jnp.inf, res), 0)),
-        (active & ~solution.converged).sum(),
+        jnp.max(jnp.where(active, residual, 0)),
+        (active & ~found.converged).sum(),
     )
     return jnp.stack([jnp.asarray(number, loss.dtype) for number in numbers])
 
 
-acting_layers = jax.jit(cell_layers, static_argnums=0)
-"""The cell's layers as they act, once for all that is predicted with them."""
+@Program
+def apply_cell(code: Code, acting: Acting, u: jax.Array, h: jax.Array) -> tuple[jax.Array]:
+    """Return f(u, h)."""
+    return (cell(code.model, cell_layers(code.model, acting), u, h),)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def search(
-    model: ModelSpec,
-    solver: str,
-    max_steps: int | None,
-    params,
-    layers: Layers,
-    x: jax.Array,
-    active: jax.Array,
-    controls: Controls,
-):
-    """Return state, output, residual, evaluations and convergence of the samples `x`.
-
-    `max_steps` is that of a finite horizon, else None: it is compiled in there.
-    """
-    h = encode(model, params, x)
-    if max_steps is None:
-        solution = find_equilibrium(solver, model, layers, h, active, controls)
-    else:
-        solution = integrate(Field(model, layers), h, active, controls, max_steps)
-    output = decode(model, params, solution.u)
-    return solution.u, output, residual(solution), solution.n_evals, solution.converged
-
-
-@partial(jax.jit, static_argnums=(0, 3))
-def iterates(model: ModelSpec, params, x: jax.Array, depth: int) -> jax.Array:
-    """Return the fixed-point iterates from f(0, h): ``(depth + 1, n, n_state)``."""
-    h = encode(model, params, x)
-    layers = cell_layers(model, params)
-    start = cell(model, layers, jnp.zeros_like(h), h)
-
-    def step(u, _):
-        return cell(model, layers, u, h), u
-
-    last, before = jax.lax.scan(step, start, length=depth)
-    return jnp.concatenate([before, last[None]])
+@Program
+def start(code: Code, acting: Acting, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return u(0) = f(0, h) of the samples `x`, and h."""
+    h = encode(code.model, acting, x)
+    layers_of_cell = cell_layers(code.model, acting)
+    return cell(code.model, layers_of_cell, jnp.zeros_like(h), h), h

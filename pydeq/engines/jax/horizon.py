@@ -1,8 +1,5 @@
 """The neural ODE du/dt = f(u, h) - u integrated to a finite time, differentiably, by diffrax."""
 
-from typing import Any
-
-import diffrax
 import jax
 import jax.numpy as jnp
 
@@ -18,22 +15,25 @@ def integrate(
     controls: Controls,
     max_steps: int,
 ) -> Solution:
-    """Return u(T), T the model's horizon, from u(0) = f(0, h), each sample with steps of its own.
+    """Return u(T), T the horizon, from u(0) = f(0, h), each sample with steps of its own.
 
     Gradients go through the integration (diffrax's checkpointed discretise-then-optimise).
     ``converged`` says that the integration reached the horizon within `max_steps` (static).
     """
-    horizon: Any = field.model.horizon
+    import diffrax  # takes long to load, and few need it
+
     controller = diffrax.PIDController(
         rtol=controls.ode_reltol, atol=controls.ode_abstol, pcoeff=0.4, icoeff=0.3
     )
 
-    def one(u0, h, active):
+    def one(
+        u0: jax.Array, h: jax.Array, active: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
         end = diffrax.diffeqsolve(
             diffrax.ODETerm(lambda t, u, h: field(u, h) - u),
             diffrax.Tsit5(),
             t0=0.0,
-            t1=jnp.where(active, horizon, 0.0),  # padding is there already
+            t1=jnp.where(active, controls.horizon, 0.0),  # padding is there already
             dt0=None,
             y0=u0,
             args=h,

@@ -1,13 +1,11 @@
-"""The JAX engine's side of the contract: numpy in, numpy out, one compilation per shape."""
+"""The JAX engine's side of the contract: numpy in, numpy out."""
 
 import contextlib
 from collections import deque
 from typing import Any, final
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 
 from pydeq.engines.base import (
     AbstractEngine,
@@ -19,9 +17,10 @@ from pydeq.engines.base import (
     epoch_report,
 )
 from pydeq.engines.jax import compiled
-from pydeq.engines.jax.cell import Layers
+from pydeq.engines.jax.cell import Acting
+from pydeq.engines.jax.device import Device, find_device, own_settings
+from pydeq.engines.jax.layers import acting_names
 from pydeq.engines.jax.solvers import Controls
-from pydeq.errors import EngineUnavailableError
 from pydeq.model import (
     SOLVERS,
     STABILITIES,
@@ -31,21 +30,25 @@ from pydeq.model import (
     Params,
     SolverSpec,
     check_params,
+    chunks,
+    flatten,
     iter_batches,
     padded_size,
+    parameter_shapes,
     probes,
+    unflatten,
 )
 
 __all__ = ["JaxEngine", "JaxSession"]
-
-CHUNK = 1024
-"""Most samples that `equilibrium` solves at once."""
 
 CHUNKS_IN_FLIGHT = 1
 """Chunks that are dispatched before the first is waited for."""
 
 IN_FLIGHT = 4
 """Batches that are dispatched before the first is waited for, so that Ctrl-C is heard soon."""
+
+COMPACTS_FROM = 10_000
+"""Rows of a job from which a search goes on in smaller batches, if stragglers are to be feared."""
 
 
 @final
@@ -58,7 +61,7 @@ class JaxEngine(AbstractEngine):
     unrolls = tuple(name for name in SOLVERS if name != "newton")
 
     def __init__(self, device: str = "auto") -> None:
-        self.device = _find_device(device)
+        self.device = find_device(device)
 
     def open(
         self,
@@ -74,66 +77,92 @@ class JaxEngine(AbstractEngine):
         return JaxSession(self.device, model, solver, optimizer, params, optimizer_state)
 
 
-def _find_device(name: str) -> Any:
-    if name == "auto":
-        return jax.devices()[0]
-    try:
-        return jax.devices(name)[0]
-    except RuntimeError as error:
-        found = sorted({d.platform for d in jax.devices()})
-        raise EngineUnavailableError(
-            f"device={name!r} was asked for, but JAX sees only {', '.join(found)}. "
-            "For an NVIDIA GPU install pydeq[cuda] (jax's CUDA build) beside a CUDA 12 driver, "
-            "or use device='auto' or 'cpu'."
-        ) from error
-
-
 @final
 class JaxSession(AbstractSession):
     """See :class:`AbstractSession`."""
 
-    def __init__(self, device, model, solver, optimizer, params, optimizer_state) -> None:
+    def __init__(
+        self,
+        device: Device,
+        model: ModelSpec,
+        solver: SolverSpec,
+        optimizer: OptimizerSpec,
+        params: Params,
+        optimizer_state: Params | None,
+    ) -> None:
         self._device = device
         self._dtype = next(iter(params.values())).dtype
         self._model = model
         self._optimizer = optimizer
-        self._program = compiled.Program.of(model, solver, optimizer)
-        ode_abstol, ode_reltol = solver.ode_tolerances(model)
-        self._controls = Controls(
-            solver.abstol, solver.reltol, ode_abstol, ode_reltol, solver.max_steps
-        )
-        self._rates = compiled.Rates(
-            optimizer.learning_rate, optimizer.alpha, optimizer.jacobian_penalty
-        )
+        self._code = compiled.Code.of(model, solver, optimizer)
         self._epoch = 0
-        self._data: Any = None
+        self._data: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
         with self._context():
-            self._params = {name: jnp.array(value) for name, value in params.items()}
-            self._opt_state: Any = self._load_optimizer(optimizer_state)
+            self._controls = self._put_controls(model, solver)
+            self._contraction = self._put(model.contraction)
+            self._rates = compiled.Rates(
+                self._put(optimizer.learning_rate),
+                self._put(optimizer.alpha),
+                self._put(optimizer.jacobian_penalty),
+            )
+            self._kinds = self._put_kinds(model, optimizer)
+            self._state = self._put_state(params, optimizer_state or {})
+        self._acting: Acting | None = None
 
-    @contextlib.contextmanager
-    def _context(self):
-        """Work on the session's device and in its dtype, whatever the user's JAX is set to."""
-        with jax.default_device(self._device), jax.enable_x64(self._dtype == np.float64):
-            yield
+    def _context(self) -> contextlib.AbstractContextManager[None]:
+        return own_settings(self._device, self._dtype)
 
-    def _array(self, value) -> jax.Array:
-        return jnp.asarray(np.ascontiguousarray(value, self._dtype))
+    def _put(self, value: Any, dtype: Any = None) -> jax.Array:
+        """Return `value` on the device, of the session's dtype or another.
 
-    def _load_optimizer(self, saved: Params | None) -> Any:
-        state: Any = optax.adam(0.0).init(self._params)
-        if not saved:
-            return state
-        adam, *rest = state
-        count = jnp.asarray(saved["count"], adam.count.dtype)
-        mu = {name: self._array(saved[f"m.{name}"]) for name in self._params}
-        nu = {name: self._array(saved[f"v.{name}"]) for name in self._params}
-        return (adam._replace(count=count, mu=mu, nu=nu), *rest)
+        On a CPU the device may read the array in place: it must not be written to afterwards.
+        """
+        array = np.asarray(value, dtype or self._dtype, order="C")
+        return jax.device_put(array, self._device)
+
+    def _put_controls(self, model: ModelSpec, solver: SolverSpec) -> Controls:
+        ode_abstol, ode_reltol = solver.ode_tolerances(model)
+        return Controls(
+            self._put(solver.abstol),
+            self._put(solver.reltol),
+            self._put(ode_abstol),
+            self._put(ode_reltol),
+            self._put(solver.max_steps, np.int32),
+            self._put(model.horizon or 0.0),
+        )
+
+    def _put_kinds(self, model: ModelSpec, optimizer: OptimizerSpec) -> compiled.Kinds:
+        def mark(which: Any) -> jax.Array:
+            shapes = parameter_shapes(model).items()
+            return self._put(
+                np.concatenate([np.full(np.prod(shape), which(name)) for name, shape in shapes]),
+                bool,
+            )
+
+        return compiled.Kinds(
+            is_weight=mark(lambda name: name.endswith(".weight")),
+            is_trained=mark(
+                lambda name: optimizer.train_encoder or not name.startswith("encoder.")
+            ),
+        )
+
+    def _put_state(self, params: Params, saved: Params) -> compiled.AdamState:
+        def moment(kind: str) -> jax.Array:
+            if not saved:
+                return self._put(np.zeros(self._kinds.is_weight.shape))
+            named = {name: saved[f"{kind}.{name}"] for name in parameter_shapes(self._model)}
+            return self._put(flatten(self._model, named))
+
+        return compiled.AdamState(
+            theta=self._put(flatten(self._model, params)),
+            mean=moment("m"),
+            square=moment("v"),
+            count=self._put(saved["count"] if saved else 0, np.int32),
+        )
 
     def load_data(self, x: np.ndarray, target: np.ndarray, weight: np.ndarray) -> None:
         """See :meth:`AbstractSession.load_data`."""
-        with self._context():
-            self._data = (self._array(x), self._array(target), np.asarray(weight, self._dtype))
+        self._data = (x, target, weight)
 
     def train_epoch(
         self, order: np.ndarray, batch_size: int, on_batch: OnBatch | None = None
@@ -149,47 +178,86 @@ class JaxSession(AbstractSession):
         )
         n_rows = batch_size if len(order) > batch_size else padded_size(len(order))
         # The session's own state is replaced only at the end: an exception leaves it as it was.
-        params, opt_state = self._params, self._opt_state
+        state = self._state
+        reports: list[BatchReport] = []
+        in_flight: deque[jax.Array] = deque()
+
+        def wait() -> None:
+            reports.append(_report(in_flight.popleft()))
+            if on_batch is not None:
+                on_batch(reports[-1])
+
         with self._context():
-            reports: list[BatchReport] = []
-            in_flight: deque[jax.Array] = deque()
-
-            def wait() -> None:
-                reports.append(_report(in_flight.popleft()))
-                if on_batch is not None:
-                    on_batch(reports[-1])
-
             for indices, row in zip(batches, rows, strict=True):
-                batch = self._batch(indices, n_rows, row)
-                params, opt_state, report = compiled.train(
-                    self._program, params, opt_state, batch, self._controls, self._rates
-                )
-                in_flight.append(report)
+                batch = self._gather(indices, n_rows, row)
+                stepped = self._step(state, batch, len(order))
+                state = compiled.AdamState(*stepped[:4])
+                in_flight.append(stepped.report)
                 if len(in_flight) > IN_FLIGHT:
                     wait()
             while in_flight:
                 wait()
-        self._params, self._opt_state = params, opt_state
+        self._state, self._acting = state, None
         self._epoch += 1
         return epoch_report(reports)
 
-    def _batch(self, indices: np.ndarray, n_rows: int, probe: np.ndarray) -> compiled.Batch:
+    def _gather(self, indices: np.ndarray, n_rows: int, probe: np.ndarray) -> compiled.Batch:
         """Gather the samples at `indices`, padded to `n_rows` by samples of weight 0."""
-        x, target, weight = self._data
-        padded = np.zeros(n_rows, indices.dtype)
-        padded[: len(indices)] = indices
-        weights = np.zeros(n_rows, self._dtype)
-        weights[: len(indices)] = weight[indices]
-        x, target = compiled.rows(padded, x, target)
-        return compiled.Batch(x, target, self._array(weights), self._array(probe))
+        assert self._data is not None, "load_data comes first"
+        x, target, weight = (_pad(array[indices], n_rows) for array in self._data)
+        return self._batch(x, target, weight, probe)
+
+    def _batch(self, *arrays: np.ndarray) -> compiled.Batch:
+        return compiled.Batch(*(self._put(array) for array in arrays))
+
+    def _step(
+        self, state: compiled.AdamState, batch: compiled.Batch, n_samples: int
+    ) -> compiled.Stepped:
+        """Take an optimiser step from `state`, in a job of so many samples."""
+        acting = self._act(state.theta)
+        found = None
+        if self._code.unroll is None:
+            found = self._search(acting, batch.x, batch.weight, n_samples)
+        stepped = compiled.step(
+            self._code.training(),
+            state,
+            acting,
+            batch,
+            found,
+            self._kinds,
+            self._controls,
+            self._rates,
+        )
+        return compiled.Stepped(*stepped)
+
+    def _act(self, theta: jax.Array) -> Acting:
+        values = compiled.act(self._code.acting(), theta, self._contraction)
+        return dict(zip(acting_names(self._model), values, strict=True))
+
+    def _act_now(self) -> Acting:
+        """Return the session's parameters as they act."""
+        if self._acting is None:
+            self._acting = self._act(self._state.theta)
+        return self._acting
+
+    def _search(
+        self, acting: Acting, x: jax.Array, weight: jax.Array, n_samples: int
+    ) -> compiled.Found:
+        """Dispatch the search for the samples that have a weight, in a job of so many samples."""
+        compact = n_samples >= COMPACTS_FROM and self._model.stability in ("none", "jacobian")
+        code = self._code.forward(compact)
+        return compiled.Found(*compiled.search(code, acting, x, weight, self._controls))
 
     def equilibrium(self, x: np.ndarray) -> Equilibrium:
         """See :meth:`AbstractSession.equilibrium`."""
         parts, in_flight = [], deque()
         with self._context():
-            layers = compiled.acting_layers(self._model, self._params)
-            for start in range(0, len(x), CHUNK):
-                in_flight.append(self._search(layers, x[start : start + CHUNK]))
+            acting = self._act_now()
+            for first, last, n_rows in chunks(len(x)):
+                chunk = self._put(_pad(x[first:last], n_rows))
+                there = self._put(np.arange(n_rows) < last - first)
+                found = self._search(acting, chunk, there, len(x))
+                in_flight.append(found[:5])
                 if len(in_flight) > CHUNKS_IN_FLIGHT:
                     parts.append(jax.device_get(in_flight.popleft()))
             parts += jax.device_get(list(in_flight))
@@ -198,67 +266,59 @@ class JaxSession(AbstractSession):
         )
         return Equilibrium(state, output, residual, n_evals.astype(np.int64), converged)
 
-    def _search(self, layers: Layers, x: np.ndarray) -> Any:
-        """Dispatch the search for the samples `x` and padding after them."""
-        chunk = self._array(_padded(x))
-        return compiled.search(
-            self._model,
-            self._program.solver,
-            self._program.unroll if self._model.horizon is not None else None,
-            self._params,
-            layers,
-            chunk,
-            jnp.asarray(np.arange(len(chunk)) < len(x)),
-            self._controls,
-        )
-
     def loss_and_grad(
         self, x: np.ndarray, target: np.ndarray, weight: np.ndarray
     ) -> tuple[float, Params]:
         """See :meth:`AbstractSession.loss_and_grad`."""
         probe = probes(self._optimizer.seed, 0, 1, self._model.state_width, self._dtype)[0]
+        n_rows = padded_size(len(x))
         with self._context():
-            batch = compiled.Batch(
-                self._array(_padded(x)),
-                self._array(_padded(target)),
-                self._array(_padded(weight)),
-                self._array(probe),
-            )
-            loss, grads = compiled.batch_gradient(
-                self._program, self._params, batch, self._controls, self._rates
-            )
-            return float(loss), {name: np.array(grad) for name, grad in grads.items()}
+            batch = self._batch(*(_pad(array, n_rows) for array in (x, target, weight)), probe)
+            stepped = self._step(self._state, batch, len(x))
+            return float(stepped.report[0]), self._unflatten(stepped.gradient)
 
     def trajectory(self, x: np.ndarray, depth: int) -> np.ndarray:
         """See :meth:`AbstractSession.trajectory`."""
+        parts = []
         with self._context():
-            u = compiled.iterates(self._model, self._params, self._array(_padded(x)), depth)
-            return np.array(u[:, : len(x)])
+            acting, code = self._act_now(), self._code.cell()
+            for first, last, n_rows in chunks(len(x)):
+                u, h = compiled.start(code, acting, self._put(_pad(x[first:last], n_rows)))
+                states = [u]
+                for _ in range(depth):
+                    states += compiled.apply_cell(code, acting, states[-1], h)
+                parts.append(np.stack(jax.device_get(states))[:, : last - first])
+        return np.concatenate(parts, axis=1)
 
     def params(self) -> Params:
         """See :meth:`AbstractSession.params`."""
-        return {name: np.array(value) for name, value in self._params.items()}
+        return self._unflatten(self._state.theta)
 
     def optimizer_state(self) -> Params:
         """See :meth:`AbstractSession.optimizer_state`."""
-        adam = self._opt_state[0]
+        mean, square = self._unflatten(self._state.mean), self._unflatten(self._state.square)
         return {
-            "count": np.array(adam.count, np.int64),
-            **{f"m.{name}": np.array(value) for name, value in adam.mu.items()},
-            **{f"v.{name}": np.array(value) for name, value in adam.nu.items()},
+            "count": np.array(self._state.count, np.int64),
+            **{f"m.{name}": value for name, value in mean.items()},
+            **{f"v.{name}": value for name, value in square.items()},
         }
+
+    def _unflatten(self, vector: jax.Array) -> Params:
+        return unflatten(self._model, np.array(vector))
 
     def close(self) -> None:
         """See :meth:`AbstractSession.close`."""
-        self._params, self._opt_state, self._data = {}, (), None
+        del self._state, self._kinds
+        self._data = self._acting = None
 
 
-def _padded(x: np.ndarray) -> np.ndarray:
-    """Return `x` with rows of zeros up to one of the sizes that are compiled for."""
-    rows = padded_size(len(x)) - len(x)
-    if not rows:
-        return x
-    return np.concatenate([x, np.zeros((rows, *x.shape[1:]), x.dtype)])
+def _pad(rows: np.ndarray, n_rows: int) -> np.ndarray:
+    """Return `rows` with zeros after them, `n_rows` in all."""
+    if len(rows) == n_rows:
+        return rows
+    padded = np.zeros((n_rows, *rows.shape[1:]), rows.dtype)
+    padded[: len(rows)] = rows
+    return padded
 
 
 def _report(numbers: jax.Array) -> BatchReport:

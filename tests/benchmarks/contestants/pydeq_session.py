@@ -20,7 +20,6 @@ from pydeq.engines import get_engine
 from pydeq.errors import EngineUnavailableError
 from pydeq.estimators.parameters import fit_specs
 from pydeq.model import Params, init_params, parameter_shapes
-from pydeq.model.cell import acting_cell
 from pydeq.training.loop import Average, Checkpoint
 
 COUNTED = 8
@@ -83,12 +82,11 @@ class Contestant(AbstractContestant):
         return Predicted(found.state, found.output, float(found.n_evals.mean()))
 
     def weights(self) -> Params:
-        """See :class:`AbstractContestant`."""
+        """See :class:`AbstractContestant`; the scaling is the JAX engine's, which both share."""
         params = dict(self._kept or self._session.params())
-        cell = acting_cell(self._model, params)
-        for i, (weight, bias) in enumerate(zip(cell.weights, cell.biases, strict=True)):
-            params[f"cell.{i}.weight"], params[f"cell.{i}.bias"] = weight, bias
-        return params
+        session = self._open(params)
+        acting = session._act_now()
+        return {name: np.asarray(acting[name]) for name in params}
 
 
 def _estimator(task: Task, settings: dict[str, Any]) -> DEQClassifier:
@@ -113,29 +111,28 @@ def _estimator(task: Task, settings: dict[str, Any]) -> DEQClassifier:
 def _products_counter():
     """Return a function of (session, x, target): mean products and pullback of the adjoint.
 
-    The linear solver is listened to while `loss_and_grad` is traced, which training does not share.
+    The step is run as it is written, not compiled, and its linear solver listened to.
     """
     try:
         adjoint: Any = importlib.import_module("pydeq.engines.jax.adjoint")
-        solve = adjoint.gmres
-        import jax
+        compiled: Any = importlib.import_module("pydeq.engines.jax.compiled")
+        solve, step = adjoint.solve_linear, compiled.step
     except (ImportError, AttributeError):
         return None
     heard: list[float] = []
 
     def listening(*args, **kwargs):
         x, n_products = solve(*args, **kwargs)
-        jax.debug.callback(lambda n: heard.append(float(np.mean(n))), n_products)
+        heard.append(float(np.mean(n_products)))
         return x, n_products
 
     def count(session, x: np.ndarray, target: np.ndarray) -> float:
         heard.clear()
-        adjoint.gmres = listening
+        adjoint.solve_linear, compiled.step = listening, step.__wrapped__
         try:
             session.loss_and_grad(x, target, np.ones(len(x), "f4"))
-            jax.effects_barrier()
         finally:
-            adjoint.gmres = solve
+            adjoint.solve_linear, compiled.step = solve, step
         return 1 + sum(heard)  # and the pullback to the weights
 
     return count

@@ -1,12 +1,13 @@
 """Anderson acceleration with a safeguard."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from pydeq.engines.jax.solvers.base import Field, Solver, Step
+from pydeq.engines.jax.solvers.base import Controls, Field, Solver, Step
 
 __all__ = ["anderson"]
 
@@ -14,8 +15,11 @@ WINDOW = 3
 """Differences that are kept: on trained cells more gained little, and each costs two passes."""
 
 
-def anderson(field: Field) -> Solver:
+def anderson(field: Field, controls: Controls) -> Solver:
     """Type II of Walker and Ni 2011, section 2, over the last `WINDOW` steps.
+
+    The changes of g = f(u) - u are made orthonormal as they come (as in the truncated GCR of He,
+    Tang and Saad 2024), so that the least squares over them are products alone.
 
     A step that would make ``||f(u) - u||_2`` larger, or not finite, is not taken: the sample goes
     back to plain iteration, u <- f(u), and gathers its window anew. Where f contracts, each plain
@@ -25,83 +29,81 @@ def anderson(field: Field) -> Solver:
 
 
 class _Memory(NamedTuple):
-    """The window. A slot that a sample does not use has 0 on the diagonal of its gram and in rhs.
+    """The window, the newest first; a slot whose product with g is 0 is not used."""
 
-    What else is in such a slot does not matter, so that only the newest differences are written.
-    """
-
-    k: jax.Array
-    dfu: jax.Array  # (m, B, n): differences of successive f(u)
-    dg: jax.Array  # (m, B, n): and of g = f(u) - u
-    gram: jax.Array  # (m, B, m): products of the dg with each other
-    rhs: jax.Array  # (B, m): and with g
+    df: tuple[jax.Array, ...]  # m of (B, n): changes of f(u), combined as their dg are
+    dg: tuple[jax.Array, ...]  # m of (B, n): changes of g, orthonormal
+    along: tuple[jax.Array, ...]  # m of (B, 1): products of the dg with g
+    size: jax.Array  # (B, 1): the square of ||g||
 
 
-def _init(u, fu, h):
-    window = jnp.zeros((WINDOW, *u.shape), u.dtype)
-    gram = jnp.zeros((WINDOW, len(u), WINDOW), u.dtype)
-    rhs = jnp.zeros((len(u), WINDOW), u.dtype)
-    return _Memory(jnp.zeros((), jnp.int32), window, window, gram, rhs)
+def _init(u: jax.Array, fu: jax.Array, h: jax.Array) -> _Memory:
+    none = (jnp.zeros_like(u),) * WINDOW
+    column = jnp.zeros_like(u[:, :1])
+    return _Memory(none, none, (column,) * WINDOW, _dot(fu - u, fu - u))
 
 
-def _step(field, u, fu, h, memory, active):
-    gamma = _least_squares(memory.gram, memory.rhs.T)
-    new_u = fu - sum(gamma[i][:, None] * memory.dfu[i] for i in range(WINDOW))
+def _step(
+    field: Field,
+    u: jax.Array,
+    fu: jax.Array,
+    h: jax.Array,
+    memory: _Memory,
+    active: jax.Array,
+) -> Step:
+    new_u = fu - _combine(memory.along, memory.df)
     new_fu = field(new_u, h)
-    g, new_g = fu - u, new_fu - new_u
+    size = _dot(new_fu - new_u, new_fu - new_u)
     # A plain step is taken as it is. (Not "larger than": a comparison with nan is false.)
-    better = jnp.sum(new_g**2, axis=1) <= jnp.sum(g**2, axis=1)
-    keep = better | jnp.all(gamma == 0, axis=0)
-    row = keep[:, None]
-    # What is not taken may be infinite, and a gradient of 0 times that is nan.
-    dfu, dg, rest = (jnp.where(row, a, 0) for a in (new_fu - fu, new_g - g, new_g))
-    memory = _remember(memory, dfu, dg, rest, keep)
-    return Step(jnp.where(row, new_u, u), jnp.where(row, new_fu, fu), memory, 1)
+    keep = (size <= memory.size) | _all_zero(memory.along)
+    new_u, new_fu = jnp.where(keep, new_u, u), jnp.where(keep, new_fu, fu)
+    return Step(new_u, new_fu, _remember(memory, u, fu, new_u, new_fu, keep, size), 1)
 
 
-def _remember(memory: _Memory, dfu, dg, g, keep) -> _Memory:
-    """Put the newest differences in the place of the oldest; forget all where not `keep`."""
-    slot = memory.k % WINDOW
-    all_dfu, all_dg = _put(memory.dfu, dfu, slot), _put(memory.dg, dg, slot)
-    rhs = jnp.stack([jnp.sum(all_dg[i] * g, axis=1) for i in range(WINDOW)])
+def _remember(
+    memory: _Memory,
+    u: jax.Array,
+    fu: jax.Array,
+    new_u: jax.Array,
+    new_fu: jax.Array,
+    keep: jax.Array,
+    size: jax.Array,
+) -> _Memory:
+    """Put the newest changes in the place of the oldest; forget all where not `keep`."""
+    g = new_fu - new_u
+    df, dg = new_fu - fu, g - (fu - u)
+    along = [
+        jnp.where(keep & (a != 0), _dot(q, g), 0)
+        for a, q in zip(memory.along, memory.dg, strict=True)
+    ]
     # dg is the change of g, so its products with the others are the change of theirs with g.
-    products = _put(rhs - memory.rhs.T, jnp.sum(dg**2, axis=1), slot)
-    used = keep & ((jnp.arange(WINDOW) == slot)[:, None] | (_diagonal(memory.gram) > 0))
-    products, rhs = jnp.where(used, products, 0), jnp.where(used, rhs, 0)
-    gram = jnp.where(keep[:, None], memory.gram, 0)
-    gram = _put(_put(gram, products.T, slot), products, slot, axis=2)
-    return _Memory(memory.k + 1, all_dfu, all_dg, gram, rhs.T)
+    overlap = [jnp.where(new != 0, new - a, 0) for new, a in zip(along, memory.along, strict=True)]
+    dg = dg - _combine(overlap, memory.dg)
+    df = df - _combine(overlap, memory.df)
+    left = _dot(dg, dg)
+    # Less than this is the rounding of g.
+    good = keep & (left > (10 * jnp.finfo(dg.dtype).eps) ** 2 * memory.size)
+    inverse = jnp.where(good, jax.lax.rsqrt(jnp.where(good, left, 1)), 0)
+    dg, df = dg * inverse, df * inverse
+    return _Memory(
+        df=(df, *memory.df[:-1]),
+        dg=(dg, *memory.dg[:-1]),
+        along=(_dot(dg, g), *along[:-1]),
+        size=jnp.where(keep, size, memory.size),
+    )
 
 
-def _put(array: jax.Array, value: jax.Array, slot: jax.Array, axis: int = 0) -> jax.Array:
-    """Write in place what ``array.at[slot].set(value)`` would copy."""
-    return jax.lax.dynamic_update_index_in_dim(array, value, slot, axis)
+def _all_zero(columns: tuple[jax.Array, ...]) -> jax.Array:
+    first, *others = (column == 0 for column in columns)
+    for column in others:
+        first &= column
+    return first
 
 
-def _diagonal(gram: jax.Array) -> jax.Array:
-    return jnp.stack([gram[i, :, i] for i in range(WINDOW)])
+def _combine(factors: Sequence[jax.Array], vectors: Sequence[jax.Array]) -> jax.Array:
+    first, *others = (factor * v for factor, v in zip(factors, vectors, strict=True))
+    return sum(others, first)
 
 
-def _least_squares(gram: jax.Array, rhs: jax.Array) -> jax.Array:
-    """Solve ``gram gamma = rhs`` ``(m, B)`` for every sample, by Gauss without pivots.
-
-    The matrices are semidefinite. Those of unused slots are 0: the ridge keeps the system solvable
-    and gives them weight 0.
-    """
-    m = len(gram)
-    diagonal = [gram[i, :, i] for i in range(m)]
-    trace = sum(diagonal)
-    ridge = jnp.where(trace > 0, 10 * jnp.finfo(gram.dtype).eps * trace, 1)
-    a = [[gram[i, :, j] for j in range(m)] for i in range(m)]
-    b = [rhs[i] for i in range(m)]
-    for i in range(m):
-        a[i][i] = a[i][i] + ridge
-    for k in range(m):
-        for i in range(k + 1, m):
-            factor = a[i][k] / a[k][k]
-            for j in range(k + 1, m):
-                a[i][j] = a[i][j] - factor * a[k][j]
-            b[i] = b[i] - factor * b[k]
-    for k in reversed(range(m)):
-        b[k] = (b[k] - sum(a[k][j] * b[j] for j in range(k + 1, m))) / a[k][k]
-    return jnp.stack(b)
+def _dot(a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.sum(a * b, axis=1, keepdims=True)

@@ -13,13 +13,14 @@ __all__ = ["Controls", "Field", "Solver", "Step", "is_steady"]
 
 
 class Controls(NamedTuple):
-    """The numbers of :class:`pydeq.model.SolverSpec`; as tracers, changing one is free."""
+    """The numbers of a search; as arguments of what is compiled, changing one is free."""
 
-    abstol: Any
-    reltol: Any
-    ode_abstol: Any
-    ode_reltol: Any
-    max_steps: Any
+    abstol: jax.Array
+    reltol: jax.Array
+    ode_abstol: jax.Array
+    ode_reltol: jax.Array
+    max_steps: jax.Array  # int32
+    horizon: jax.Array  # where there is one
 
 
 class Field(NamedTuple):

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from pydeq.engines.jax.solvers.base import Field, Solver, Step
+from pydeq.engines.jax.solvers.base import Controls, Field, Solver, Step
 
 __all__ = ["broyden"]
 
@@ -14,7 +14,7 @@ RANK = 12
 """Updates of the inverse Jacobian that are kept; then it begins anew."""
 
 
-def broyden(field: Field) -> Solver:
+def broyden(field: Field, controls: Controls) -> Solver:
     """Broyden's first method on g(u) = f(u) - u, as Bai et al. 2019 (section 3.1.3) use it.
 
     The inverse Jacobian starts as -I, whose step is the plain u <- f(u), and gains a rank-one
@@ -30,17 +30,24 @@ class _Memory(NamedTuple):
     right: jax.Array  # (m, B, n): the inverse is -I + sum_i left_i right_i^T
 
 
-def _init(u, fu, h):
+def _init(u: jax.Array, fu: jax.Array, h: jax.Array) -> _Memory:
     zeros = jnp.zeros((RANK, *u.shape), u.dtype)
     return _Memory(jnp.zeros((), jnp.int32), zeros, zeros)
 
 
-def _apply(left, right, v):
+def _apply(left: jax.Array, right: jax.Array, v: jax.Array) -> jax.Array:
     """Return the inverse Jacobian times v; with left and right exchanged, its transpose."""
     return jnp.sum(left * jnp.sum(right * v, axis=2, keepdims=True), axis=0) - v
 
 
-def _step(field, u, fu, h, memory, active):
+def _step(
+    field: Field,
+    u: jax.Array,
+    fu: jax.Array,
+    h: jax.Array,
+    memory: _Memory,
+    active: jax.Array,
+) -> Step:
     g = fu - u
     du = -_apply(memory.left, memory.right, g)
     new_u = u + du
@@ -53,7 +60,7 @@ def _step(field, u, fu, h, memory, active):
     return Step(jnp.where(row, new_u, u), jnp.where(row, new_fu, fu), memory, 1)
 
 
-def _update(memory: _Memory, du, dg, keep) -> _Memory:
+def _update(memory: _Memory, du: jax.Array, dg: jax.Array, keep: jax.Array) -> _Memory:
     """Add the rank-one update that maps dg to du; forget all where not `keep`."""
     slot = memory.k % RANK
     fresh = slot == 0

@@ -1,42 +1,52 @@
-"""Newton's method with GMRES inside."""
+"""Newton's method with a Krylov method inside."""
 
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 
-from pydeq.engines.jax.gmres import gmres
-from pydeq.engines.jax.solvers.base import Field, Solver, Step
+from pydeq.engines.jax.krylov import solve_linear
+from pydeq.engines.jax.solvers.base import Controls, Field, Solver, Step
 
 __all__ = ["newton"]
 
 FORCING = 0.1
 HALVINGS = 6
 
+_Carry = tuple[jax.Array | int, jax.Array, jax.Array, jax.Array, jax.Array]
+"""Halvings, the step's share, u and f(u) there, evaluations."""
 
-def newton(field: Field) -> Solver:
-    """Newton-Krylov: (I - df/du) step = f(u) - u by GMRES, halved until the residual falls."""
+
+def newton(field: Field, controls: Controls) -> Solver:
+    """(I - df/du) step = f(u) - u by `solve_linear`; the step is halved till the residual falls."""
     return Solver(_init, partial(_step, field))
 
 
-def _init(u, fu, h):
+def _init(u: jax.Array, fu: jax.Array, h: jax.Array) -> tuple[()]:
     return ()
 
 
-def _step(field, u, fu, h, memory, active):
+def _step(
+    field: Field,
+    u: jax.Array,
+    fu: jax.Array,
+    h: jax.Array,
+    memory: tuple[()],
+    active: jax.Array,
+) -> Step:
     g = fu - u
     _, jacobian = jax.linearize(lambda u: field(u, h), u)
-    step, n_products = gmres(lambda v: v - jacobian(v), g, FORCING, active)
+    step, n_products = solve_linear(lambda v: v - jacobian(v), g, FORCING, active)
     size = jnp.sum(g**2, axis=1)
 
-    def worse(fu_new, u_new):
+    def worse(fu_new: jax.Array, u_new: jax.Array) -> jax.Array:
         return active & ~(jnp.sum((fu_new - u_new) ** 2, axis=1) < size)
 
-    def cond(carry):
+    def cond(carry: _Carry) -> jax.Array:
         halvings, _, u_new, fu_new, _ = carry
         return (halvings < HALVINGS) & jnp.any(worse(fu_new, u_new))
 
-    def body(carry):
+    def body(carry: _Carry) -> _Carry:
         halvings, scale, u_new, fu_new, n_evals = carry
         again = worse(fu_new, u_new)
         scale = jnp.where(again, 0.5 * scale, scale)

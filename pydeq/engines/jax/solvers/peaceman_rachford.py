@@ -1,17 +1,18 @@
 """Peaceman-Rachford splitting, for the monotone cell."""
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 
 from pydeq.engines.jax.cell import activation
-from pydeq.engines.jax.solvers.base import Field, Solver, Step
+from pydeq.engines.jax.solvers.base import Controls, Field, Solver, Step
 
 __all__ = ["peaceman_rachford"]
 
 
-def peaceman_rachford(field: Field) -> Solver:
+def peaceman_rachford(field: Field, controls: Controls) -> Solver:
     """Winston and Kolter 2020, algorithm 2, with step 1: there act itself is the resolvent needed.
 
     With s = h + b, an iteration from w, of which act(w) is known, is v = 2 act(w) - w,
@@ -24,11 +25,22 @@ def peaceman_rachford(field: Field) -> Solver:
     return Solver(partial(_init, weight, bias), partial(_step, resolvent, bias, act))
 
 
-def _init(weight, bias, u: jax.Array, fu: jax.Array, h: jax.Array) -> jax.Array:
+def _init(
+    weight: jax.Array, bias: jax.Array, u: jax.Array, fu: jax.Array, h: jax.Array
+) -> jax.Array:
     return u @ weight + h + bias
 
 
-def _step(resolvent, bias, act, u, fu, h, memory, active):
+def _step(
+    resolvent: jax.Array,
+    bias: jax.Array,
+    act: Callable[[jax.Array], jax.Array],
+    u: jax.Array,
+    fu: jax.Array,
+    h: jax.Array,
+    memory: jax.Array,
+    active: jax.Array,
+) -> Step:
     v = 2 * fu - memory
     z = (v + h + bias) @ resolvent
     memory = 2 * z - v

@@ -5,21 +5,33 @@ its batch; those that are done leave, so that the slowest does not cost the whol
 are counted per sample.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
-import equinox.internal as eqxi
 import jax
 import jax.numpy as jnp
 
 from pydeq.engines.jax.solvers.anderson import anderson
-from pydeq.engines.jax.solvers.base import Controls, Field, Solver, Step, is_steady
+from pydeq.engines.jax.solvers.base import Controls, Field, Solver, is_steady
 from pydeq.engines.jax.solvers.broyden import broyden
+from pydeq.engines.jax.solvers.fixed_point import fixed_point
 from pydeq.engines.jax.solvers.newton import newton
 from pydeq.engines.jax.solvers.peaceman_rachford import peaceman_rachford
 from pydeq.engines.jax.solvers.tsit5 import tsit5
+from pydeq.model import Solver as SolverName
 
-__all__ = ["Solution", "solve"]
+__all__ = ["REGISTRY", "Solution", "find_equilibrium"]
+
+REGISTRY: dict[SolverName, Callable[[Field, Controls], Solver]] = {
+    "tsit5": tsit5,
+    "anderson": anderson,
+    "broyden": broyden,
+    "newton": newton,
+    "fixed_point": fixed_point,
+    "peaceman_rachford": peaceman_rachford,
+}
+"""Every solver by name."""
 
 COMPACTION = 4
 """What a batch shrinks by when so many of its samples are done."""
@@ -48,78 +60,65 @@ class _State(NamedTuple):
     n_evals: jax.Array  # (B,)
 
 
-def solve(
-    name: str,
+_Carry = tuple[jax.Array, _State]
+"""Steps taken, and the search."""
+
+
+def find_equilibrium(
+    name: SolverName,
     field: Field,
     h: jax.Array,
-    u0: jax.Array,
-    n_evals: jax.Array,
     active: jax.Array,
     controls: Controls,
+    compact: bool = False,
     unroll: int | None = None,
 ) -> Solution:
-    """Search the steady state from `u0` for the samples that are `active`.
+    """Search the steady state of du/dt = f(u, h) - u from u(0) = f(0, h).
 
     Parameters
     ----------
     name : str
-        One of :data:`pydeq.model.spec.SOLVERS`.
+        One of :data:`pydeq.model.SOLVERS`.
     field : Field
-    h, u0 : jax.Array (B, n)
-    n_evals : jax.Array of int32 (B,)
-        Evaluations that `u0` took.
+    h : jax.Array (B, n)
     active : jax.Array of bool (B,)
-        The others are padding: they take no step.
+        The samples to solve; the others are padding and take no step.
     controls : Controls
+    compact : bool
+        Go on in smaller batches when most samples are done. Each size is a copy of the loop in the
+        compiled code.
     unroll : int or None
         Static ``max_steps`` for a loop that can be differentiated in reverse, or None.
     """
-    solver = _make(name, field, controls)
+    solver = REGISTRY[name](field, controls)
+    u0 = field(jnp.zeros_like(h), h)
     fu0 = field(u0, h)
-    n_evals = jnp.where(active, n_evals + 1, 0)
+    n_evals = jnp.where(active, 2, 0)
     active = active & _unfinished(u0, fu0, controls)
     state = _State(active, u0, fu0, h, solver.init(u0, fu0, h), n_evals)
     start = (jnp.zeros((), jnp.int32), state)
     body = partial(_advance, solver, controls)
     if unroll is None:
-        state = _search(body, controls, start)
+        state = _search(body, controls, start, FEWEST_ROWS if compact else len(h))
     else:
+        import equinox.internal as eqxi  # takes long to load, and few need it
+
         cond = partial(_goes_on, controls, 0)
         _, state = eqxi.while_loop(cond, body, start, max_steps=unroll, kind="checkpointed")
     return Solution(state.u, state.fu, state.n_evals, is_steady(state.u, state.fu, controls))
 
 
-def _make(name: str, field: Field, controls: Controls) -> Solver:
-    if name == "tsit5":
-        return tsit5(field, controls)
-    return _SOLVERS[name](field)
-
-
-def _fixed_point(field: Field) -> Solver:
-    """Plain iteration: u <- f(u)."""
-    return Solver(
-        lambda u, fu, h: (), lambda u, fu, h, memory, active: Step(fu, field(fu, h), memory, 1)
-    )
-
-
-_SOLVERS = {
-    "anderson": anderson,
-    "broyden": broyden,
-    "newton": newton,
-    "fixed_point": _fixed_point,
-    "peaceman_rachford": peaceman_rachford,
-}
-
-
-def _search(body, controls: Controls, start: tuple[jax.Array, _State]) -> _State:
-    """Step until all samples are done, in ever smaller batches of those that are not."""
+def _search(
+    body: Callable[[_Carry], _Carry], controls: Controls, start: _Carry, fewest: int
+) -> _State:
+    """Step until all are done, in ever smaller batches as long as they are larger than `fewest`."""
     rows = len(start[1].active)
-    fewer = rows // COMPACTION if rows > FEWEST_ROWS else 0
+    fewer = rows // COMPACTION if rows > fewest else 0
     n_steps, state = jax.lax.while_loop(partial(_goes_on, controls, fewer), body, start)
     if not fewer:
         return state
     index = jnp.argsort(~state.active)[:fewer]  # those that are not done come first
-    part = _search(body, controls, (n_steps, jax.tree.map(partial(_rows, index), state)))
+    part = _search(body, controls, (n_steps, jax.tree.map(partial(_rows, index), state)), fewest)
     return state._replace(
         u=state.u.at[index].set(part.u),
         fu=state.fu.at[index].set(part.fu),
@@ -132,12 +131,12 @@ def _rows(index: jax.Array, array: jax.Array) -> jax.Array:
     return array if array.ndim == 0 else jnp.take(array, index, axis=max(array.ndim - 2, 0))
 
 
-def _goes_on(controls: Controls, fewer: int, carry: tuple[jax.Array, _State]) -> jax.Array:
+def _goes_on(controls: Controls, fewer: int, carry: _Carry) -> jax.Array:
     n_steps, state = carry
     return (n_steps < controls.max_steps) & (jnp.sum(state.active) > fewer)
 
 
-def _advance(solver: Solver, controls: Controls, carry: tuple[jax.Array, _State]):
+def _advance(solver: Solver, controls: Controls, carry: _Carry) -> _Carry:
     """Take one step with the samples that are active."""
     n_steps, state = carry
     active, row = state.active, state.active[:, None]

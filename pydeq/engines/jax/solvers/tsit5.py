@@ -3,7 +3,6 @@
 from functools import partial
 from typing import NamedTuple
 
-import diffrax
 import jax
 import jax.numpy as jnp
 
@@ -11,7 +10,6 @@ from pydeq.engines.jax.solvers.base import Controls, Field, Solver, Step
 
 __all__ = ["tsit5"]
 
-_TABLEAU = diffrax.Tsit5.tableau
 _SAFETY, _MIN_FACTOR, _MAX_FACTOR = 0.9, 0.2, 10.0
 _BETA1, _BETA2 = 7 / 50, 2 / 25
 _FIRST_ERROR = 1e-4
@@ -25,7 +23,12 @@ def tsit5(field: Field, controls: Controls) -> Solver:
     the ODE's tolerances lets the step grow past the method's stability limit, and the search hovers
     at that tolerance instead of converging. The error must therefore also stay below a share of du.
     """
-    return Solver(partial(_init, controls), partial(_step, field, controls))
+    import diffrax  # takes long to load; a program that is kept does without
+
+    tableau = diffrax.Tsit5.tableau
+    stages = tuple(tuple(float(a) for a in row) for row in tableau.a_lower)
+    error = tuple(float(b) for b in tableau.b_error)
+    return Solver(partial(_init, controls), partial(_step, field, controls, stages, error))
 
 
 class _Memory(NamedTuple):
@@ -33,7 +36,7 @@ class _Memory(NamedTuple):
     last_error: jax.Array  # (B,)
 
 
-def _init(controls, u, fu, h):
+def _init(controls: Controls, u: jax.Array, fu: jax.Array, h: jax.Array) -> _Memory:
     # Hairer, Norsett and Wanner II.4, with the field's Lipschitz constant taken as 1: the field is
     # f(u) - u, so it is of that order and the evaluation that would measure it is saved.
     d1 = _scaled_norm(fu - u, u, u, controls)
@@ -41,16 +44,26 @@ def _init(controls, u, fu, h):
     return _Memory(dt, jnp.full_like(dt, _FIRST_ERROR))
 
 
-def _step(field, controls, u, fu, h, memory, active):
+def _step(
+    field: Field,
+    controls: Controls,
+    stages: tuple[tuple[float, ...], ...],
+    b_error: tuple[float, ...],
+    u: jax.Array,
+    fu: jax.Array,
+    h: jax.Array,
+    memory: _Memory,
+    active: jax.Array,
+) -> Step:
     dt = memory.dt[:, None]
     slopes = [fu - u]
-    for row in _TABLEAU.a_lower[:-1]:
+    for row in stages[:-1]:
         stage = u + dt * _combine(row, slopes)
         slopes.append(field(stage, h) - stage)
-    u_new = u + dt * _combine(_TABLEAU.a_lower[-1], slopes)
+    u_new = u + dt * _combine(stages[-1], slopes)
     fu_new = field(u_new, h)
     slopes.append(fu_new - u_new)
-    error = dt * _combine(_TABLEAU.b_error, slopes)
+    error = dt * _combine(b_error, slopes)
     e = _scaled_norm(error, u, u_new, controls)
     e = jnp.maximum(e, _rms(error) / (_SHARE_OF_DU * _rms(slopes[0])))
     e = jax.lax.stop_gradient(e)
@@ -67,14 +80,15 @@ def _step(field, controls, u, fu, h, memory, active):
     return Step(jnp.where(keep, u_new, u), jnp.where(keep, fu_new, fu), memory, 6)
 
 
-def _combine(row, slopes):
-    return sum(float(a) * k for a, k in zip(row, slopes, strict=True) if a != 0)
+def _combine(row: tuple[float, ...], slopes: list[jax.Array]) -> jax.Array:
+    first, *others = (a * k for a, k in zip(row, slopes, strict=True) if a != 0)
+    return sum(others, first)
 
 
-def _scaled_norm(v, u, u_new, controls):
+def _scaled_norm(v: jax.Array, u: jax.Array, u_new: jax.Array, controls: Controls) -> jax.Array:
     scale = controls.ode_abstol + controls.ode_reltol * jnp.maximum(jnp.abs(u), jnp.abs(u_new))
     return _rms(v / scale)
 
 
-def _rms(v):
+def _rms(v: jax.Array) -> jax.Array:
     return jnp.sqrt(jnp.mean(v**2, axis=1))
