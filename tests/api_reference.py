@@ -31,6 +31,7 @@ CONTENTS = {
         "pydeq.DEQClassifier",
         "pydeq.DEQClassifier.partial_fit",
         "pydeq.DEQClassifier.predict",
+        "pydeq.DEQClassifier.decision_function",
         "pydeq.DEQClassifier.predict_proba",
         "pydeq.load",
     ],

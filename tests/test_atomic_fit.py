@@ -132,7 +132,7 @@ def test_what_follows_a_partial_fit_that_failed_is_the_unbroken_run(
         ({"alpha": -1.0}, "alpha"),
         ({"warm_start": "yes"}, "warm_start"),
         ({"device": "abacus"}, "device"),
-        ({"early_stopping": True, "validation_fraction": 0.01}, "test_size|at least 2"),
+        ({"early_stopping": True, "validation_fraction": 0.01}, "at least 2"),
         ({"random_state": "zero"}, "seed"),
         ({"warm_start": True}, "5 features"),
     ],

@@ -272,6 +272,48 @@ def test_probabilities_of_two_classes(on_oracle):
     assert model.score(X, y == "yes") > 0.9
 
 
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_the_decision_function_is_of_logits(n_classes, on_oracle):
+    X, _ = make_data(DEQClassifier)
+    model = DEQClassifier(**SMALL).fit(X, np.arange(40) % n_classes)
+    decision, proba = model.decision_function(X), model.predict_proba(X)
+    if n_classes == 2:
+        assert decision.shape == (40,)
+        assert_near(1 / (1 + np.exp(-decision)), proba[:, 1], 1e-12)
+        np.testing.assert_array_equal(decision > 0, model.predict(X) == 1)
+    else:
+        np.testing.assert_array_equal(decision, model.equilibrium(X).output)
+        np.testing.assert_array_equal(decision.argmax(axis=1), model.predict(X))
+
+
+@pytest.mark.parametrize("which", ["X", "y", "sample_weight", "rows"])
+@pytest.mark.parametrize("cls", BOTH)
+def test_masked_values_are_refused(cls, which, on_oracle):
+    X, y = make_data(cls)
+    given = {"X": X, "y": y, "sample_weight": np.ones(40)}
+    name = "X" if which == "rows" else which
+    values = np.ma.array(given[name])
+    fitted = cls(**SMALL).fit(**given | {name: values})  # nothing is masked
+    values[3] = np.ma.masked
+    given[name] = list(values) if which == "rows" else values
+    with pytest.raises(ValueError, match=f"^{name} has masked values"):
+        cls(**SMALL).fit(**given)
+    if name == "X":
+        with pytest.raises(ValueError, match=r"^X has masked values"):
+            fitted.predict(given["X"])
+
+
+@pytest.mark.parametrize("size", [1e37, 1e-40])
+@pytest.mark.parametrize("cls", BOTH)
+def test_float32_fits_with_weights_of_any_size(cls, size):
+    X, y = make_data(cls)
+    model = cls(**SMALL).set_params(engine="jax")
+    weight = np.linspace(1, 2, 40)
+    expected = model.fit(X.astype("f4"), y, weight / weight.mean()).loss_curve_
+    assert np.isfinite(expected).all()
+    assert_near(model.fit(X.astype("f4"), y, size * weight).loss_curve_, expected, 1e-3)
+
+
 def test_feature_names_are_kept_and_checked(on_oracle):
     X, y = make_data(DEQRegressor)
     frame = pd.DataFrame(X, columns=["a", "b", "c"])
@@ -649,6 +691,17 @@ def test_the_validation_split_is_stratified(on_oracle, monkeypatch):
     y = np.arange(100) % 5 == 0
     DEQClassifier(**SMALL).set_params(early_stopping=True, validation_fraction=0.2).fit(X, y)
     assert_near(shares[0], [0.8, 0.2], 1e-12)
+
+
+def test_early_stopping_needs_two_of_each_class(on_oracle):
+    X, _ = make_data(DEQClassifier)
+    model = DEQClassifier(**SMALL).set_params(early_stopping=True)
+    y = np.arange(40) % 2
+    y[0] = 2
+    with pytest.raises(ValueError, match=r"at least 2 samples of each; 1 of 3 classes have 1"):
+        model.fit(X, y)
+    with pytest.raises(ValueError, match=r"holds out 4 of 40 .* each of the 5 classes; one part"):
+        model.fit(X, np.arange(40) % 5)
 
 
 def test_early_stopping_needs_two_samples_held_out(no_engine, monkeypatch):

@@ -140,6 +140,36 @@ def test_infinite_patience_outlasts_every_epoch():
     assert spec.n_iter_no_change == 30
 
 
+@pytest.mark.parametrize(
+    "name", ["abstol", "reltol", "learning_rate_init", "alpha", "jacobian_penalty", "tol"]
+)
+@pytest.mark.parametrize("value", [10**400, -(10**400), float("inf"), float("nan"), "1"])
+def test_a_number_beyond_every_float_is_refused_in_words(name, value):
+    with pytest.raises(ValueError, match=rf"^{name} must be a finite number .*; got .{{1,40}}\.$"):
+        all_specs(parameters(**{name: value}))
+
+
+@pytest.mark.parametrize("name", ["n_state", "max_steps", "batch_size", "max_iter"])
+@pytest.mark.parametrize("value", [2**31, np.uint64(2**63), 10**400])
+def test_an_integer_that_engines_cannot_count_to_is_refused_in_words(name, value):
+    with pytest.raises(ValueError, match=rf"^{name} must be .* at most 2\*\*31 - 1"):
+        all_specs(parameters(**{name: value}))
+    assert all_specs(parameters(**{name: 2**31 - 1}))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("size", [1e-300, 1e-40, 1e-7, 1e7, 1e37, 1e300])
+def test_weights_of_any_size_are_relative(size, dtype):
+    weight = checks.check_sample_weight(size * np.array([0.0, 1.0, 2.0, 3.0]), 4, dtype)
+    assert weight.dtype == dtype
+    np.testing.assert_allclose(weight, [0.0, 0.5, 1.0, 1.5], rtol=1e-6)
+
+
+def test_weights_of_common_size_stay_as_they_are():
+    weight = np.array([0.0, 0.25, 1000.0])
+    np.testing.assert_array_equal(checks.check_sample_weight(weight, 3, "float64"), weight)
+
+
 # --- combinations ---
 
 

@@ -272,6 +272,7 @@ class AbstractDEQEstimator(BaseEstimator, abc.ABC):
 
     def _check_samples(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
+        parameters.check_unmasked(X, "X")
         samples: Any = validate_data(self, X, reset=False, dtype=self._dtype, order="C")
         return samples
 
@@ -325,6 +326,8 @@ class AbstractDEQEstimator(BaseEstimator, abc.ABC):
 
     def _check_data(self, X: Any, y: Any, sample_weight: Any, resume: bool, classes: Any) -> Data:
         """Return the samples that have weight."""
+        parameters.check_unmasked(X, "X")
+        parameters.check_unmasked(y, "y")
         dtype = self._dtype if resume else [np.float64, np.float32]
         X, y = validate_data(self, X, y, reset=not resume, dtype=dtype, order="C", **self._y_checks)
         weight = parameters.check_sample_weight(sample_weight, len(X), X.dtype)

@@ -59,7 +59,8 @@ class DEQClassifier(ClassifierMixin, AbstractDEQEstimator):
     abstol, reltol : float, default=1e-6 and 1e-3
         The search ends for a sample when ``||f(z) - z||_inf`` is at most `abstol`, or at most
         ``reltol * ||f(z)||_inf``. The ODE's steps (``solver="tsit5"``) are held to 1e-6 and 1e-3,
-        or to these where they are tighter; a finite `horizon` is integrated to these.
+        or to these where they are tighter; a finite `horizon` is integrated to these. The norm is
+        the largest component's: scale the features, or what the largest ones move hides the rest.
     max_steps : int, default=1000
         Bound on the solver's steps for a sample.
     adjoint : {"implicit", "jfb", "unrolled"}, default="implicit"
@@ -71,7 +72,8 @@ class DEQClassifier(ClassifierMixin, AbstractDEQEstimator):
         Constant step size of Adam (Kingma and Ba 2015), which minimises the softmax cross-entropy.
     alpha : float, default=1e-4
         Strength of the L2 penalty on the weights. As in scikit-learn's MLP, it is divided by the
-        batch's sum of sample weights.
+        batch's sum of sample weights. Weights whose mean is below 1e-6 or above 1e6 are first
+        divided by it.
     batch_size : int or "auto", default="auto"
         Samples in a batch, at most all there are. ``"auto"`` is ``min(200, n_samples)``.
     max_iter : int, default=200
@@ -146,6 +148,13 @@ class DEQClassifier(ClassifierMixin, AbstractDEQEstimator):
         Once a fit and once a prediction, if samples did not reach their equilibrium. It has the
         count, and says what to change.
 
+    Notes
+    -----
+    The same data, parameters and integer `random_state` give the same bits again on the same
+    machine, engine and number of cores. Another number of cores adds up float32 numbers in another
+    order, so that fits may differ in their last places. A state may differ by one last place with
+    the number of samples that are asked for together.
+
     References
     ----------
     S. Bai, J. Z. Kolter, V. Koltun (2019). Deep Equilibrium Models. NeurIPS.
@@ -215,6 +224,22 @@ class DEQClassifier(ClassifierMixin, AbstractDEQEstimator):
         fitted = self._snapshot()
         best = fitted._solve(X).output.argmax(axis=1)
         return fitted.classes_[best]
+
+    def decision_function(self, X: Any) -> np.ndarray:
+        """Return how far each sample is on the side of a class.
+
+        Parameters
+        ----------
+        X : array-like (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray (n_samples, n_classes) or, of two classes, (n_samples,)
+            The logits, in the order of `classes_`. Of two classes the difference of the second's
+            and the first's, which is above 0 where the second is predicted.
+        """
+        logits = self._snapshot()._solve(X).output
+        return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Return the probability of each class.

@@ -49,6 +49,10 @@ _POSITIVE = ("a finite number above 0", lambda value: value > 0)
 _FRACTION = ("a number above 0 and below 1", lambda value: 0 < value < 1)
 
 
+_INT32 = 2**31 - 1
+"""The largest integer that every engine can count to."""
+
+
 class FitSpecs(NamedTuple):
     """What a fit is to do; the optimiser's seed is yet to be set."""
 
@@ -213,11 +217,16 @@ def check_depth(depth: Any) -> int:
 
 
 def check_sample_weight(sample_weight: Any, n_samples: int, dtype: Any) -> np.ndarray:
-    """Return the weight of every sample, ``(n_samples,)``: finite, none negative, not all zero."""
+    """Return the weight of every sample, ``(n_samples,)``: finite, none negative, not all zero.
+
+    Weights whose sum or largest square `dtype` cannot hold, or that are too small for it, are
+    divided by their mean: the loss is a weighted mean.
+    """
     if sample_weight is None:
         return np.ones(n_samples, dtype)
+    check_unmasked(sample_weight, "sample_weight")
     weight = check_array(
-        sample_weight, ensure_2d=False, dtype=dtype, order="C", input_name="sample_weight"
+        sample_weight, ensure_2d=False, dtype="float64", order="C", input_name="sample_weight"
     )
     if weight.shape != (n_samples,):
         raise ValueError(
@@ -228,7 +237,24 @@ def check_sample_weight(sample_weight: Any, n_samples: int, dtype: Any) -> np.nd
         raise ValueError(f"sample_weight must not be negative; its smallest is {weight.min():g}.")
     if not weight.any():
         raise ValueError("sample_weight must be above zero for at least one sample.")
-    return weight
+    if not _EVEN[0] <= weight[weight > 0].mean() <= _EVEN[1]:
+        weight = weight / weight.max()
+        weight /= weight[weight > 0].mean()
+    return weight.astype(dtype)
+
+
+_EVEN = (1e-6, 1e6)
+"""Between these a mean weight leaves room for products and sums in every dtype."""
+
+
+def check_unmasked(values: Any, name: str) -> None:
+    """Raise ValueError where `values`, or parts of it, are masked: numpy would read through."""
+    parts = values if isinstance(values, list | tuple) else [values]
+    if any(np.ma.isMaskedArray(part) and np.ma.getmaskarray(part).any() for part in parts):
+        raise ValueError(
+            f"{name} has masked values, and every value is needed; got a masked array. Fill them, "
+            "or leave their samples out."
+        )
 
 
 def check_same_model(fitted: ModelSpec, asked: ModelSpec, action: str) -> None:
@@ -265,10 +291,11 @@ def _choice(params: Parameters, name: str, choices: tuple[str, ...]) -> Any:
 
 def _integer(params: Parameters, name: str, minimum: int, or_else: str = "") -> int:
     value = params[name]
-    if not _is_integer(value) or value < minimum:
+    if not _is_integer(value) or value < minimum or value > _INT32:
         alternative = f", or {or_else}" if or_else else ""
         raise ValueError(
-            f"{name} must be an integer of at least {minimum}{alternative}; got {value!r}."
+            f"{name} must be an integer of at least {minimum} and at most 2**31 - 1{alternative}; "
+            f"got {_shown(value)}."
         )
     return int(value)
 
@@ -279,12 +306,29 @@ def _number(
     needed: tuple[str, Callable[[float], bool]],
     or_else: str = "",
 ) -> float:
-    value = params[name]
     words, holds = needed
-    if not _is_number(value) or not math.isfinite(value) or not holds(value):
+    value = _float(params[name])
+    if not math.isfinite(value) or not holds(value):
         alternative = f", or {or_else}" if or_else else ""
-        raise ValueError(f"{name} must be {words}{alternative}; got {value!r}.")
-    return float(value)
+        raise ValueError(f"{name} must be {words}{alternative}; got {_shown(params[name])}.")
+    return value
+
+
+def _float(value: Any) -> float:
+    """Return a number as a float; NaN for what is none, inf beyond the range of floats."""
+    if not _is_number(value):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+def _shown(value: Any) -> str:
+    """Return a value as it was given, cut short where it is an endless number."""
+    if _is_integer(value) and abs(value) > 10**30:
+        return f"an integer of {int(value).bit_length()} bits"
+    return repr(value)
 
 
 def _verbose(params: Parameters) -> bool:

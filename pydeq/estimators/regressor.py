@@ -65,7 +65,8 @@ class DEQRegressor(RegressorMixin, AbstractDEQEstimator):
     abstol, reltol : float, default=1e-6 and 1e-3
         The search ends for a sample when ``||f(z) - z||_inf`` is at most `abstol`, or at most
         ``reltol * ||f(z)||_inf``. The ODE's steps (``solver="tsit5"``) are held to 1e-6 and 1e-3,
-        or to these where they are tighter; a finite `horizon` is integrated to these.
+        or to these where they are tighter; a finite `horizon` is integrated to these. The norm is
+        the largest component's: scale the features, or what the largest ones move hides the rest.
     max_steps : int, default=1000
         Bound on the solver's steps for a sample.
     adjoint : {"implicit", "jfb", "unrolled"}, default="implicit"
@@ -78,7 +79,8 @@ class DEQRegressor(RegressorMixin, AbstractDEQEstimator):
         over samples and outputs.
     alpha : float, default=1e-4
         Strength of the L2 penalty on the weights. As in scikit-learn's MLP, it is divided by the
-        batch's sum of sample weights.
+        batch's sum of sample weights. Weights whose mean is below 1e-6 or above 1e6 are first
+        divided by it.
     batch_size : int or "auto", default="auto"
         Samples in a batch, at most all there are. ``"auto"`` is ``min(200, n_samples)``.
     max_iter : int, default=200
@@ -153,6 +155,13 @@ class DEQRegressor(RegressorMixin, AbstractDEQEstimator):
     ConvergenceWarning
         Once a fit and once a prediction, if samples did not reach their equilibrium. It has the
         count, and says what to change.
+
+    Notes
+    -----
+    The same data, parameters and integer `random_state` give the same bits again on the same
+    machine, engine and number of cores. Another number of cores adds up float32 numbers in another
+    order, so that fits may differ in their last places. A state may differ by one last place with
+    the number of samples that are asked for together.
 
     References
     ----------

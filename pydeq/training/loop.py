@@ -99,17 +99,38 @@ def split(
 
     With `stratum` ``(n,)``, integers, each of its values keeps its share in both.
     """
-    seed = int(rng.integers(2**31))
-    parts: Any = train_test_split(
-        np.arange(len(data)), test_size=fraction, stratify=stratum, random_state=seed
-    )
-    kept, held = parts
-    if len(held) < 2:
+    n_held = math.ceil(fraction * len(data))
+    if n_held < 2:
         raise ValueError(
             f"early_stopping=True holds out validation_fraction={fraction:g} of {len(data)} "
-            f"samples, which is {len(held)}; at least 2 are needed."
+            f"samples, which is {n_held}; at least 2 are needed."
         )
+    if stratum is not None:
+        _check_shares(stratum, n_held)
+    seed = int(rng.integers(2**31))
+    parts: Any = train_test_split(
+        np.arange(len(data)), test_size=n_held, stratify=stratum, random_state=seed
+    )
+    kept, held = parts
     return data.at(kept), data.at(held)
+
+
+def _check_shares(stratum: np.ndarray, n_held: int) -> None:
+    """Raise ValueError where a class cannot be in both parts."""
+    _, counts = np.unique(stratum, return_counts=True)
+    if counts.min() < 2:
+        raise ValueError(
+            "early_stopping=True holds out a share of every class, which needs at least 2 samples "
+            f"of each; {(counts < 2).sum()} of {len(counts)} classes have 1. Leave them out, or "
+            "set early_stopping=False."
+        )
+    least = min(n_held, len(stratum) - n_held)
+    if least < len(counts):
+        raise ValueError(
+            f"early_stopping=True holds out {n_held} of {len(stratum)} samples, and each part "
+            f"needs one of each of the {len(counts)} classes; one part has {least}. Change "
+            "validation_fraction."
+        )
 
 
 def train(
