@@ -38,13 +38,14 @@ def test_double_starts_and_trains_as_the_preset_does():
     model = presets.double(engine="jax", max_iter=5).fit(*presets.double_data())
     assert_params_equal(outcome.params, model.params_)
     np.testing.assert_array_equal(outcome.loss, model.loss_curve_)
-    assert task.optimizer.seed == model._seed
 
 
 def test_mnist_starts_and_trains_as_the_preset_does(digits):
-    outcome = compare.run_engine(tight_mnist(), "jax")
+    # With the penalty, whose probes are drawn too.
+    outcome = compare.run_engine(tight_mnist(stability="jacobian"), "jax")
     X, y, _, _ = pydeq.compare.task.datasets.load_mnist(".")
-    model = presets.mnist(engine="jax", abstol=1e-3, reltol=1e-3).fit(X, y)
+    settings = {"stability": "jacobian", "abstol": 1e-3, "reltol": 1e-3}
+    model = presets.mnist(engine="jax", **settings).fit(X, y)
     assert_params_near(outcome.params, model.params_, 1e-5)
 
 
