@@ -94,8 +94,8 @@ def fixed_point(
     TypeError
         If `f` is not callable, or a value is not a real number.
     ValueError
-        If `f` changes the shape, the start is empty or not finite, a tolerance is negative or not
-        finite, or `max_steps` is below 1.
+        If `f` changes the shape or returns masked values, the start is empty, masked or not
+        finite, a tolerance is negative or not finite, or `max_steps` is below 1.
 
     Examples
     --------
@@ -106,17 +106,18 @@ def fixed_point(
     (0.739085, True)
     """
     z = _check(f, x0, abstol, reltol, max_steps)
+    abstol, reltol = float(abstol), float(reltol)
     trajectory, steps = [z], []
     converged = False
     while True:
         # numpy's own warnings are silenced: what overflows is reported below, with its cause.
         with np.errstate(all="ignore"):
             fz = _evaluate(f, z)
-            step = np.abs(fz - z).max()
+            step = float(np.abs(fz - z).max())
         if not np.isfinite(fz).all():
             break
-        steps.append(float(step))
-        converged = bool(step <= abstol or step <= reltol * np.abs(fz).max())
+        steps.append(step)
+        converged = step <= abstol or step <= reltol * float(np.abs(fz).max())
         if converged or len(trajectory) > max_steps:
             break
         z = fz
@@ -145,13 +146,17 @@ def _check(f: Any, x0: Any, abstol: Any, reltol: Any, max_steps: Any) -> np.ndar
     for name, tolerance in (("abstol", abstol), ("reltol", reltol)):
         if not isinstance(tolerance, numbers.Real) or isinstance(tolerance, bool):
             raise TypeError(f"{name} must be a number; got {tolerance!r}")
-        if not 0 <= float(tolerance) < math.inf:
-            raise ValueError(f"{name} must be finite and at least 0; got {tolerance!r}")
+        if not 0 <= _float(tolerance) < math.inf:
+            raise ValueError(f"{name} must be finite and at least 0; got {_shown(tolerance)}")
     if not isinstance(max_steps, numbers.Integral) or isinstance(max_steps, bool):
         raise TypeError(f"max_steps must be an integer; got {max_steps!r}")
-    if max_steps < 1:
-        raise ValueError(f"max_steps must be at least 1; got {max_steps!r}")
+    if _float(max_steps) < 1:
+        raise ValueError(f"max_steps must be at least 1; got {_shown(max_steps)}")
+    if _float(max_steps) >= 2**63:
+        raise ValueError(f"max_steps must be below 2**63; got {_shown(max_steps)}")
 
+    if np.ma.is_masked(x0):
+        raise ValueError("x0 has masked values, which no iteration can start from; fill them")
     start = np.asarray(x0)
     if start.dtype.kind not in "biuf":
         raise TypeError(f"x0 must be a real number or array; got dtype {start.dtype}")
@@ -162,11 +167,29 @@ def _check(f: Any, x0: Any, abstol: Any, reltol: Any, max_steps: Any) -> np.ndar
     return start.astype(start.dtype if start.dtype.kind == "f" else np.float64)
 
 
+def _float(value: Any) -> float:
+    """Return a number as a float; infinity where it is larger than floats are."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
+def _shown(value: Any) -> str:
+    """Return a number for a message; Python does not write out integers of many digits."""
+    if isinstance(value, int) and abs(value) >= 10**400:
+        return f"an integer of {value.bit_length()} bits"
+    return f"{value!r:.500}"
+
+
 def _evaluate(f: Callable[[Any], Any], z: np.ndarray) -> np.ndarray:
     """Return ``f(z)`` in z's dtype, after checking that it is real and of z's shape."""
     # A copy: an f that works in place must not rewrite the trajectory. [()] makes a 0-d array a
     # numpy scalar, which is a float to functions that ask for one.
-    fz = np.asarray(f(z.copy()[()]))
+    returned = f(z.copy()[()])
+    if np.ma.is_masked(returned):
+        raise ValueError("f must return a number for each element; it returned masked values")
+    fz = np.asarray(returned)
     if fz.dtype.kind not in "biuf":
         raise TypeError(f"f must return real numbers; got dtype {fz.dtype}")
     if fz.shape != z.shape:

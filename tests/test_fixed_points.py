@@ -1,5 +1,6 @@
 import math
 import warnings
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -204,6 +205,16 @@ def test_tolerance_below_round_off_says_so():
         ({"reltol": math.nan}, ValueError, "reltol must be finite"),
         ({"reltol": "1e-3"}, TypeError, "reltol must be a number"),
         ({"max_steps": 0}, ValueError, "max_steps must be at least 1; got 0"),
+        ({"abstol": 10**400}, ValueError, "abstol must be finite and at least 0; got an integer"),
+        ({"reltol": Fraction(10**400)}, ValueError, "reltol must be finite and at least 0"),
+        ({"abstol": -(10**5000)}, ValueError, "abstol must be finite and at least 0; got an int"),
+        ({"max_steps": 10**5000}, ValueError, r"below 2\*\*63; got an integer of 16610 bits"),
+        ({"x0": np.ma.array([1.0, 2.0], mask=[0, 1])}, ValueError, "x0 has masked values"),
+        (
+            {"f": lambda x: np.ma.array(x, mask=x > 0), "x0": [1.0, -1.0]},
+            ValueError,
+            "it returned masked values",
+        ),
         ({"max_steps": 1.5}, TypeError, "max_steps must be an integer"),
         ({"max_steps": True}, TypeError, "max_steps must be an integer"),
     ],
@@ -211,6 +222,21 @@ def test_tolerance_below_round_off_says_so():
 def test_bad_input(arguments, error, match):
     with pytest.raises(error, match=match):
         fixed_point(**({"f": np.cos, "x0": 1.0} | arguments))
+
+
+@pytest.mark.parametrize("x0", [1.0, np.float32(1), np.ones(2, np.float16)])
+@pytest.mark.parametrize("tolerance", [Fraction(1, 8), 10**308, np.float64(1e300), 0.125])
+def test_any_real_number_is_a_tolerance(x0, tolerance):
+    result = fixed_point(np.cos, x0, abstol=tolerance, reltol=0)
+    assert result.converged
+    assert result.n_evals == (1 if tolerance > 1 else 5)
+
+
+def test_an_array_whose_mask_hides_nothing_is_an_array():
+    start = np.ma.array([1.0, 2.0], mask=False)
+    np.testing.assert_array_equal(
+        fixed_point(np.cos, start).value, fixed_point(np.cos, start.data).value
+    )
 
 
 def test_what_f_raises_reaches_the_caller():

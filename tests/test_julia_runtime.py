@@ -72,7 +72,12 @@ def set_env(monkeypatch, **values):
 def make_julia(folder):
     executable = folder / "bin" / "julia"
     executable.parent.mkdir(parents=True)
-    executable.write_text("#!/bin/sh\nexit 1\n")
+    # What it says where it is asked for its version, and for libjulia.
+    executable.write_text(
+        "#!/bin/sh\n"
+        'if [ "$1" = --version ]; then echo julia version 1.11.4; exit; fi\n'
+        "printf '/nowhere/libjulia.so\\0/nowhere'\n"
+    )
     executable.chmod(0o755)
     return executable
 
@@ -158,8 +163,11 @@ def test_what_is_out_of_date_is_said(machine):
 
 def test_damaged_notes_are_said(machine):
     record("julia")
-    Path(juliapkg.state.STATE["meta"]).write_text("{")
-    assert "juliapkg cannot be used" in environment.find_julia().problem
+    meta = Path(juliapkg.state.STATE["meta"])
+    meta.write_text("{")
+    found = environment.find_julia()
+    assert found.problem.startswith(f"{meta} is damaged: ")
+    assert found.advice == f"delete {meta}, then pydeq julia install"
 
 
 def test_a_preinstalled_julia_needs_no_pydeq_in_its_project(machine, monkeypatch):

@@ -14,7 +14,7 @@ import numpy as np
 
 from pydeq.compare.outcome import Outcome
 from pydeq.compare.task import Task
-from pydeq.engines.julia import bundled_project, find_julia
+from pydeq.engines.julia import bundled_project, check_ends, find_julia
 from pydeq.errors import EngineError, EngineUnavailableError
 
 __all__ = ["read_arrays", "run_original", "write_arrays"]
@@ -32,13 +32,14 @@ def run_original(task: Task) -> Outcome:
     Raises
     ------
     EngineUnavailableError
-        If there is no Julia.
+        If there is no Julia, or it does not answer.
     EngineError
         If the program fails; the message ends with what it printed.
     """
     julia = find_julia()
     if not julia.ready:
         raise EngineUnavailableError(f"{julia.problem}. What to do: {julia.advice}")
+    check_ends([str(julia.executable)])
     with tempfile.TemporaryDirectory() as folder:
         given, result = Path(folder) / "given", Path(folder) / "result"
         write_arrays(given, _given(task))

@@ -3,11 +3,13 @@
 from pydeq.engines.julia import runtime
 from pydeq.engines.julia.environment import bundled_project, find_julia
 from pydeq.engines.julia.install import install_julia, julia_status
+from pydeq.engines.julia.probe import check_ends
 from pydeq.engines.julia.session import JuliaEngine
 
 __all__ = [
     "JuliaEngine",
     "bundled_project",
+    "check_ends",
     "find_julia",
     "install_julia",
     "julia_status",

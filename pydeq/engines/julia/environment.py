@@ -11,6 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from pydeq.engines.julia.notes import BrokenFileError, manifest_packages, read_meta
+
 __all__ = [
     "BUNDLED",
     "INSTALL",
@@ -19,7 +21,6 @@ __all__ = [
     "bundled_project",
     "find_julia",
     "julia_option",
-    "manifest_packages",
     "missing_packages",
 ]
 
@@ -87,7 +88,26 @@ def find_julia() -> JuliaEnvironment:
     (``PYTHON_JULIACALL_EXE`` and ``PYTHON_JULIACALL_PROJECT``), the pre-installed one that
     juliapkg's options name (``PYTHON_JULIAPKG_EXE`` and ``PYTHON_JULIAPKG_PROJECT``), and the one
     that ``pydeq julia install`` has set up.
+
+    Raises nothing: a damaged file, like all else, is a problem of the environment's.
     """
+    try:
+        return _find_julia()
+    except BrokenFileError as error:
+        return _broken(JuliaEnvironment(None, None, "juliapkg"), error)
+    except Exception as error:  # what others have set up may be broken in many ways
+        nothing = JuliaEnvironment(None, None, "nothing")
+        problem = f"looking for Julia failed ({type(error).__name__}: {error})"
+        return nothing.failing(problem, "correct what it names, or use engine='jax'")
+
+
+def _broken(found: JuliaEnvironment, error: BrokenFileError) -> JuliaEnvironment:
+    # Nothing is to be installed on top of a file that nobody can read.
+    advice = f"delete {error.path}, then {INSTALL}"
+    return replace(found, can_install=False).failing(str(error), advice)
+
+
+def _find_julia() -> JuliaEnvironment:
     juliacall: Any = sys.modules.get("juliacall")
     if juliacall is not None and juliacall.CONFIG.get("inited"):
         config = juliacall.CONFIG
@@ -139,13 +159,12 @@ def _named_to_juliacall() -> JuliaEnvironment | None:
 
 def _known_to_juliapkg() -> JuliaEnvironment:
     try:
-        from juliapkg.deps import load_meta
+        from juliapkg.deps import META_VERSION
         from juliapkg.state import STATE
-
-        meta = load_meta() or {}
-    except Exception as error:  # a damaged file, or an option's value that juliapkg refuses
+    except Exception as error:  # an option's value that juliapkg refuses
         nothing = JuliaEnvironment(None, None, "juliapkg")
         return nothing.failing(f"juliapkg cannot be used: {error}", "correct what it names")
+    meta = read_meta(Path(STATE["meta"]), META_VERSION)
     given, project = STATE["override_executable"], STATE["project"]
     is_preinstalled = bool(given) and STATE["project_is_shared"]
     executable = given if is_preinstalled else meta.get("executable")
@@ -221,9 +240,12 @@ def _checked(found: JuliaEnvironment) -> JuliaEnvironment:
     if executable is None:
         cure = _to_install(found) if found.origin == "juliapkg" else f"correct {found.origin}"
         return found.failing(f"there is no Julia at {found.executable}", cure)
-    packages = manifest_packages(found.project)
+    try:
+        packages = manifest_packages(found.project)
+    except BrokenFileError as error:
+        return _broken(found, error)
     if packages is None:
-        problem = f"the Julia project {found.project} has no manifest that can be read"
+        problem = f"the Julia project {found.project} has no manifest"
         return found.failing(problem, _to_install(found))
     if missing := missing_packages(packages):
         problem = f"the Julia project {found.project} lacks {', '.join(missing)}"
@@ -237,22 +259,6 @@ def _checked(found: JuliaEnvironment) -> JuliaEnvironment:
         advice = f"pip install juliacall=={theirs}"
         return found.failing(problem, f"{advice} (or {INSTALL})" if found.can_install else advice)
     return replace(found, executable=executable)
-
-
-def manifest_packages(project: str) -> dict[str, str] | None:
-    """Return the versions of the packages in a Julia project's manifest, None without one.
-
-    Of several manifests (Julia 1.11 knows one for each of its versions) the newest is taken.
-    """
-    manifests = [*Path(project).glob("Manifest*.toml"), *Path(project).glob("JuliaManifest*.toml")]
-    if not manifests:
-        return None
-    newest = max(manifests, key=lambda path: path.stat().st_mtime)
-    try:
-        entries = tomllib.loads(newest.read_text(encoding="utf-8")).get("deps", {})
-    except (OSError, tomllib.TOMLDecodeError):
-        return None
-    return {name: entry[0].get("version", "") for name, entry in entries.items()}
 
 
 def missing_packages(packages: dict[str, str]) -> list[str]:

@@ -4,9 +4,11 @@ juliapkg does the first part. Its progress, and Julia's, goes to the terminal as
 """
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -16,8 +18,9 @@ from pydeq.engines.julia.environment import (
     JuliaEnvironment,
     bundled_project,
     find_julia,
-    manifest_packages,
 )
+from pydeq.engines.julia.notes import BrokenFileError, manifest_packages
+from pydeq.engines.julia.probe import check_ends, kill_group
 from pydeq.errors import EngineUnavailableError
 
 __all__ = ["install_julia", "julia_status", "self_test"]
@@ -35,6 +38,10 @@ CUDA_PACKAGES = {
     "cuDNN": "02a925ec-e4fe-4b08-9a7e-0d78e3d38ccd",
 }
 
+_TEST_SECONDS = 2 * 3600
+"""Precompiling takes 20 minutes on two cores, and more on less."""
+_TEST_PRINTS = 10_000_000
+
 _SHOWN = ("PyDEQ", "PythonCall", "Lux", "DiffEqFlux", "OrdinaryDiffEq", "SteadyStateDiffEq")
 _SHOWN_TOO = ("SciMLSensitivity", "SciMLBase", "NonlinearSolve", "Zygote", "Optimisers", "CUDA")
 
@@ -49,7 +56,10 @@ def julia_status() -> list[tuple[str, str]]:
         ("project", found.project or "none"),
         ("PyDEQ", str(bundled_project())),
     ]
-    packages = (found.project and manifest_packages(found.project)) or {}
+    try:
+        packages = (found.project and manifest_packages(found.project)) or {}
+    except BrokenFileError:  # which is the problem above
+        packages = {}
     lines += [(name, packages[name]) for name in _SHOWN + _SHOWN_TOO if packages.get(name)]
     if found.note:
         lines.append(("note", found.note))
@@ -94,6 +104,9 @@ def _resolve(cuda: bool, update: bool, say: Callable[[str], None]) -> None:
     from juliapkg.state import STATE
 
     _check_writable(Path(STATE["project"]))
+    # juliapkg asks each of these for its version, and would wait for as long as that takes.
+    given = STATE["override_executable"]
+    check_ends(filter(None, [given] if given else map(shutil.which, ("juliaup", "julia"))))
     say("Finding Julia, installing and precompiling its packages: minutes, 20 or more on a small")
     say("machine. What follows is said by juliapkg and Julia.")
     try:
@@ -125,16 +138,32 @@ def _test(found: JuliaEnvironment) -> None:
     code = "from pydeq.engines.julia.install import self_test; self_test()"
     last: deque[str] = deque(maxlen=20)
     with subprocess.Popen(
-        [sys.executable, "-c", code], stderr=subprocess.PIPE, encoding="utf-8", errors="replace"
+        [sys.executable, "-c", code],
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        errors="replace",
+        start_new_session=True,
     ) as process:
         assert process.stderr is not None
-        for line in process.stderr:  # Julia's progress, as it comes
-            sys.stderr.write(line)
-            last.append(line)
+        clock = threading.Timer(_TEST_SECONDS, kill_group, [process])
+        clock.start()
+        left = _TEST_PRINTS
+        try:
+            # Julia's progress, as it comes; a line without end comes in parts.
+            while left > 0 and (line := process.stderr.readline(10_000)):
+                sys.stderr.write(line)
+                last.append(line)
+                left -= len(line)
+            if left > 0:
+                process.wait()
+        finally:
+            clock.cancel()
+            kill_group(process)
     if process.returncode:
         raise EngineUnavailableError(
             f"Julia ({found.executable}, project {found.project}) is there, but the test failed "
-            f"(exit code {process.returncode}):\n{''.join(last)}"
+            f"(exit code {process.returncode}; it is ended after {_TEST_SECONDS // 3600} hours, or "
+            f"{_TEST_PRINTS // 10**6} MB of messages):\n{''.join(last)}"
         )
 
 

@@ -5,6 +5,7 @@ Julia lives once in a process, from its start to the end. What goes wrong is sai
 """
 
 import contextlib
+import dataclasses
 import logging
 import os
 import signal
@@ -22,6 +23,7 @@ from pydeq.engines.julia.environment import (
     find_julia,
     julia_option,
 )
+from pydeq.engines.julia.probe import find_library
 from pydeq.errors import EngineError, EngineUnavailableError
 
 __all__ = ["Julia", "JuliaError", "calling", "is_started", "start", "torch_came_first", "versions"]
@@ -196,7 +198,7 @@ def _start(environment: JuliaEnvironment) -> Julia:
         )
     _log.info("Starting Julia: %s, project %s", environment.executable, environment.project)
     try:
-        juliacall: Any = _import_juliacall(environment)
+        juliacall: Any = _import_juliacall(_located(environment))
     except Exception as error:
         raise EngineUnavailableError(
             f"Julia ({environment.executable}, project {environment.project}) did not start: "
@@ -207,6 +209,18 @@ def _start(environment: JuliaEnvironment) -> Julia:
         os.register_at_fork(after_in_child=_become_fork)
     _return_interrupts(juliacall)
     return _load(juliacall)
+
+
+def _located(environment: JuliaEnvironment) -> JuliaEnvironment:
+    """Return the environment with its libjulia, which juliacall would look for without an end."""
+    known = (
+        environment.libjulia or julia_option("lib"),
+        environment.bindir or julia_option("bindir"),
+    )
+    if all(known):
+        return environment
+    library, folder = find_library(str(environment.executable), str(environment.project))
+    return dataclasses.replace(environment, libjulia=known[0] or library, bindir=known[1] or folder)
 
 
 def _import_juliacall(environment: JuliaEnvironment) -> Any:
