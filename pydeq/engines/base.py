@@ -100,6 +100,7 @@ class AbstractSession(abc.ABC):
         Parameters
         ----------
         x : ndarray (n, n_features)
+            Of any real dtype; an engine converts what it computes with, batch by batch if it can.
         target : ndarray (n, n_outputs)
             Values, or one-hot classes.
         weight : ndarray (n,)
@@ -133,7 +134,10 @@ class AbstractSession(abc.ABC):
 
     @abc.abstractmethod
     def equilibrium(self, x: np.ndarray) -> Equilibrium:
-        """Return the equilibria of `x` ``(n, n_features)``; lack of convergence does not raise."""
+        """Return the equilibria of `x` ``(n, n_features)``; lack of convergence does not raise.
+
+        `x` is of any real dtype.
+        """
 
     @abc.abstractmethod
     def loss_and_grad(

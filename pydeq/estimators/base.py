@@ -26,6 +26,8 @@ from pydeq.model import (
     Stability,
     TrainSpec,
     certify,
+    iter_blocks,
+    joined,
 )
 from pydeq.training import (
     Data,
@@ -210,7 +212,7 @@ class AbstractDEQEstimator(BaseEstimator, abc.ABC):
             If samples did not converge; their ``converged`` is False.
         """
         certify = parameters.check_flag({"certify": certify}, "certify")
-        return self._snapshot()._solve(X, certify)
+        return self._snapshot()._solve(X, keep_state=True, with_certificates=certify)
 
     def trajectory(self, X: Any, depth: int) -> np.ndarray:
         """Return the fixed-point iterates u(k + 1) = f(u(k), h) of each sample.
@@ -227,7 +229,7 @@ class AbstractDEQEstimator(BaseEstimator, abc.ABC):
             The iterates as they are, whether or not they approach an equilibrium.
         """
         fitted = self._snapshot()
-        X = fitted._check_samples(X)
+        X = np.asarray(fitted._check_samples(X), fitted._dtype, order="C")
         depth = parameters.check_depth(depth)
         with fitted._open(SolverSpec()) as session:
             return session.trajectory(X, depth)
@@ -258,14 +260,28 @@ class AbstractDEQEstimator(BaseEstimator, abc.ABC):
         vars(same).update(vars(self))
         return same
 
-    def _solve(self, X: Any, with_certificates: bool = False) -> Equilibrium:
+    def _solve(
+        self, X: Any, keep_state: bool = False, with_certificates: bool = False
+    ) -> Equilibrium:
+        """Return the equilibria of X, converted and solved block by block.
+
+        Without `keep_state` the states are ``(n, 1)``, the size of the largest component alone.
+        """
         X = self._check_samples(X)
         # Tolerances may be changed after the fit; the model is the one that was fitted.
         solver = parameters.solver_spec(self.get_params(deep=False), self.model_spec_)
+        parts = []
         with self._open(solver) as session:
-            found = session.equilibrium(X)
-        if with_certificates:
-            found = certify(self.model_spec_, self.params_, X, found)
+            for rows in iter_blocks(len(X), X.shape[1] * self._dtype.itemsize):
+                x = np.asarray(X[rows], self._dtype, order="C")
+                part = session.equilibrium(x)
+                if with_certificates:
+                    part = certify(self.model_spec_, self.params_, x, part)
+                if not keep_state:
+                    size = np.abs(part.state).max(axis=1, keepdims=True)
+                    part = dataclasses.replace(part, state=size)
+                parts.append(part)
+        found = joined(parts)
         found = dataclasses.replace(found, output=self._decode_output(found.output))
         advice.warn_about_solve(found, self.model_spec_, solver)
         return found
@@ -273,7 +289,8 @@ class AbstractDEQEstimator(BaseEstimator, abc.ABC):
     def _check_samples(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
         parameters.check_unmasked(X, "X")
-        samples: Any = validate_data(self, X, reset=False, dtype=self._dtype, order="C")
+        samples: Any = validate_data(self, X, reset=False, dtype="numeric")
+        parameters.check_range(samples, self._dtype)
         return samples
 
     @property
@@ -328,15 +345,16 @@ class AbstractDEQEstimator(BaseEstimator, abc.ABC):
         """Return the samples that have weight."""
         parameters.check_unmasked(X, "X")
         parameters.check_unmasked(y, "y")
-        dtype = self._dtype if resume else [np.float64, np.float32]
-        X, y = validate_data(self, X, y, reset=not resume, dtype=dtype, order="C", **self._y_checks)
-        weight = parameters.check_sample_weight(sample_weight, len(X), X.dtype)
+        X, y = validate_data(self, X, y, reset=not resume, dtype="numeric", **self._y_checks)
+        dtype = self._dtype if resume else np.dtype("f4" if X.dtype == np.float32 else "f8")
+        parameters.check_range(X, dtype)
+        weight = parameters.check_sample_weight(sample_weight, len(X), dtype)
         counts = weight > 0
         if not counts.all():
             X, y, weight = X[counts], y[counts], weight[counts]
         if not resume:
             self._learn_target(y, weight, classes)
-        return Data(X, self._encode_target(y, X.dtype), weight)
+        return Data(X, self._encode_target(y, dtype), weight)
 
     def _start(
         self,
@@ -352,7 +370,7 @@ class AbstractDEQEstimator(BaseEstimator, abc.ABC):
             rng = copy.deepcopy(self._rng)
             return Start(self.params_, self.optimizer_state_ or None, rng, seed)
         old = self.params_ if resume else None
-        return start_fit(model, random_state, data.x.dtype, old)
+        return start_fit(model, random_state, data.weight.dtype, old)
 
     def _keep(
         self, model: ModelSpec, engine: str, start: Start, result: TrainResult, append: bool

@@ -32,8 +32,10 @@ __all__ = [
     "check_depth",
     "check_engine",
     "check_flag",
+    "check_range",
     "check_same_model",
     "check_sample_weight",
+    "check_unmasked",
     "fit_specs",
     "model_spec",
     "optimizer_spec",
@@ -255,6 +257,19 @@ def check_unmasked(values: Any, name: str) -> None:
             f"{name} has masked values, and every value is needed; got a masked array. Fill them, "
             "or leave their samples out."
         )
+
+
+def check_range(X: np.ndarray, dtype: np.dtype) -> None:
+    """Raise ValueError where X is no array of real numbers that `dtype` can hold.
+
+    An array that is not wider is not looked at: its values were found finite.
+    """
+    if X.dtype.kind not in "biuf":
+        raise ValueError(f"X must have real numbers; got dtype {X.dtype}.")
+    if X.dtype.kind == "f" and X.dtype.itemsize > dtype.itemsize:
+        largest = max(-X.min(), X.max())
+        if largest > np.finfo(dtype).max:
+            raise ValueError(f"Input X contains infinity or a value too large for {dtype!r}.")
 
 
 def check_same_model(fitted: ModelSpec, asked: ModelSpec, action: str) -> None:

@@ -1,8 +1,15 @@
 """What a model is, in numpy alone: no engine is needed to read, check or certify one."""
 
-from pydeq.model.batching import chunks, epoch_order, iter_batches, padded_size, probes
+from pydeq.model.batching import (
+    chunks,
+    epoch_order,
+    iter_batches,
+    iter_blocks,
+    padded_size,
+    probes,
+)
 from pydeq.model.certificate import certify
-from pydeq.model.equilibrium import Certificates, Equilibrium
+from pydeq.model.equilibrium import Certificates, Equilibrium, joined
 from pydeq.model.html import html_table
 from pydeq.model.metrics import log_softmax, loss, residual, softmax
 from pydeq.model.params import (
@@ -56,6 +63,8 @@ __all__ = [
     "html_table",
     "init_params",
     "iter_batches",
+    "iter_blocks",
+    "joined",
     "log_softmax",
     "loss",
     "padded_size",

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-__all__ = ["chunks", "epoch_order", "iter_batches", "padded_size", "probes"]
+__all__ = ["chunks", "epoch_order", "iter_batches", "iter_blocks", "padded_size", "probes"]
 
 STEP, SMALL, CHUNK = 64, 256, 1024
 """Rows: what small batches are a multiple of; what a small one is; the most of a prediction's."""
@@ -19,6 +19,18 @@ def iter_batches(order: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
     """Yield consecutive runs of `order` of length `batch_size`; the last may be shorter."""
     for start in range(0, len(order), batch_size):
         yield order[start : start + batch_size]
+
+
+def iter_blocks(n: int, row_bytes: int) -> Iterator[slice]:
+    """Yield slices of `n` rows, in order, each of about 16 MiB and at most 16,384 rows.
+
+    Large blocks are multiples of 1024 rows, which engines compile for.
+    """
+    size = min(max(1, (16 << 20) // max(row_bytes, 1)), 16_384)
+    if size > 1024:
+        size -= size % 1024
+    for start in range(0, n, size):
+        yield slice(start, min(start + size, n))
 
 
 def probes(seed: int, epoch: int, n_batches: int, n_state: int, dtype: np.dtype) -> np.ndarray:

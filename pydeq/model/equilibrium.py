@@ -1,12 +1,13 @@
 """What a search for equilibria returns, and the certificates that can be added to it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from pydeq.model.html import html_table
 
-__all__ = ["Certificates", "Equilibrium"]
+__all__ = ["Certificates", "Equilibrium", "joined"]
 
 
 @dataclass(frozen=True)
@@ -84,3 +85,19 @@ class Equilibrium:
                 ("largest distance bound", f"{self.certificates.distance_bound.max():.1e}"),
             ]
         return html_table("Equilibrium", rows)
+
+
+def joined(parts: Sequence[Equilibrium]) -> Equilibrium:
+    """Return the equilibria of several groups of samples as those of one."""
+    if len(parts) == 1:
+        return parts[0]
+    names = ("state", "output", "residual", "n_evals", "converged")
+    columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    certificates = [part.certificates for part in parts if part.certificates is not None]
+    if not certificates:
+        return Equilibrium(**columns)
+    both = Certificates(
+        np.concatenate([part.spectral_abscissa for part in certificates]),
+        np.concatenate([part.distance_bound for part in certificates]),
+    )
+    return Equilibrium(**columns, certificates=both)

@@ -19,7 +19,7 @@ __all__ = ["Average", "Checkpoint", "Data", "TrainResult", "Validation", "split"
 
 @dataclass(frozen=True)
 class Data:
-    """Samples as an engine takes them, all of the model's dtype.
+    """Samples as an engine takes them; `x` as users gave it, else of the model's dtype.
 
     Attributes
     ----------

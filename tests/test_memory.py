@@ -1,0 +1,61 @@
+"""What fit and predict take of memory beside X, in a process of their own."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+SCRIPT = """
+import json, re, sys, warnings
+import numpy as np
+from pydeq import DEQClassifier
+
+def peak():
+    # Of this process's own memory: pages of a mapped file are the system's to take back.
+    with open("/proc/self/status") as file:
+        return int(re.search(r"RssAnon:\\s+(\\d+)", file.read()).group(1)) / 1024
+
+import threading, time
+most, on = 0.0, True
+def watch():
+    global most
+    while on:
+        most = max(most, peak())
+        time.sleep(0.002)
+
+path, labels = sys.argv[1:]
+X, y = np.load(path, mmap_mode="r"), np.load(labels)
+warnings.simplefilter("ignore")
+model = DEQClassifier(
+    n_state=16, hidden_layer_sizes=16, max_iter=1, batch_size=1000, random_state=0, engine="jax"
+)
+model.fit(X[:3000], y[:3000]).predict(X[:20000])  # what is compiled is no part of it
+threading.Thread(target=watch, daemon=True).start()
+found = []
+for call in (lambda: model.predict(X), lambda: model.fit(X, y)):
+    before = most = peak()
+    call()
+    found.append(most - before)
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("dtype", ["int8", "float32"])
+def test_x_is_not_converted_as_a_whole(dtype, tmp_path):
+    """30 MB of int8 would be 240 MB in float64."""
+    rng = np.random.default_rng(0)
+    n = 20_000 if dtype == "int8" else 5_000
+    X = rng.integers(-100, 100, (n, 1500), np.int8).astype(dtype)
+    np.save(tmp_path / "X.npy", X)
+    np.save(tmp_path / "y.npy", np.arange(n) % 3)
+    files = [str(tmp_path / "X.npy"), str(tmp_path / "y.npy")]
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, *files], capture_output=True, text=True, check=True
+    )
+    predict, fit = json.loads(done.stdout)
+    size = X.nbytes / 2**20
+    assert predict < 0.1 * size + 80
+    assert fit < 1.1 * size + 100
