@@ -240,10 +240,11 @@ def test_interrupt_before_the_first_epoch_ends_cleanly(run, monkeypatch):
 def test_doctor(run):
     result = run("doctor")
     assert result.exit_code == 0
-    versions, devices, engines = result.stdout.split("\n\n")
+    versions, devices, programs, engines = result.stdout.split("\n\n")
     for package in ("pydeq", "python", "numpy", "scikit-learn", "jax", "diffrax", "juliacall"):
         assert re.search(rf"^  {package} +\d", versions, re.MULTILINE), package
     assert re.search(r"^  (cpu|gpu|tpu) ", devices, re.MULTILINE)
+    assert re.search(r"^  cache +.*PYDEQ_CACHE_DIR", programs, re.MULTILINE)
     assert re.search(r"^  auto +takes (jax|julia)$", engines, re.MULTILINE)
     assert re.search(r"^  jax +usable$", engines, re.MULTILINE)
 

@@ -15,8 +15,12 @@ __all__ = ["solve_linear"]
 WINDOW = 2
 """Directions that are kept."""
 
-PATIENCE, MAX_STEPS = 8, 480
-"""In so many steps a row must halve its residual; and the most steps that it may take."""
+PATIENCE, MAX_STEPS = 40, 480
+"""In so many steps a row must halve its residual; and the most steps that it may take.
+
+A cell that is no contraction may gain little for some steps. Given up at 8, the loss curve of
+`tests/test_parity.py` left Julia's by 3 % in 100 steps; at 40 it stays within 5e-5.
+"""
 
 NO_GAIN = 0.999
 
