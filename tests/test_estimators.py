@@ -779,6 +779,22 @@ def test_equilibrium_is_one_and_its_output_is_the_prediction():
     assert np.abs(trajectory[0] - found.state).max() > 1e-3
 
 
+def test_blocks_of_a_prediction_are_put_together(on_oracle, monkeypatch):
+    X, y = make_data(DEQRegressor)
+    model = DEQRegressor(**SMALL).fit(X, y)
+    whole = model.equilibrium(X, certify=True)
+    monkeypatch.setattr(
+        pydeq.estimators.base, "iter_blocks", lambda n, size: [slice(0, 17), slice(17, n)]
+    )
+    parts = model.equilibrium(X, certify=True)
+    for name in ("state", "output", "residual", "n_evals", "converged"):
+        assert_near(getattr(parts, name), getattr(whole, name), 1e-9 if name != "residual" else 1)
+    for name in ("spectral_abscissa", "distance_bound"):
+        found, expected = (getattr(e.certificates, name) for e in (parts, whole))
+        assert found.shape == expected.shape == (40,)
+    assert_near(model.predict(X), whole.output[:, 0], 1e-9)
+
+
 @pytest.mark.parametrize("depth", [-1, 2.5])
 def test_trajectory_refuses_a_depth_that_is_none(depth, on_oracle):
     X, y = make_data(DEQRegressor)

@@ -91,13 +91,19 @@ def joined(parts: Sequence[Equilibrium]) -> Equilibrium:
     """Return the equilibria of several groups of samples as those of one."""
     if len(parts) == 1:
         return parts[0]
-    names = ("state", "output", "residual", "n_evals", "converged")
-    columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
-    certificates = [part.certificates for part in parts if part.certificates is not None]
-    if not certificates:
-        return Equilibrium(**columns)
-    both = Certificates(
-        np.concatenate([part.spectral_abscissa for part in certificates]),
-        np.concatenate([part.distance_bound for part in certificates]),
+    both = [part.certificates for part in parts if part.certificates is not None]
+    return Equilibrium(
+        state=np.concatenate([part.state for part in parts]),
+        output=np.concatenate([part.output for part in parts]),
+        residual=np.concatenate([part.residual for part in parts]),
+        n_evals=np.concatenate([part.n_evals for part in parts]),
+        converged=np.concatenate([part.converged for part in parts]),
+        certificates=_joined_certificates(both) if both else None,
     )
-    return Equilibrium(**columns, certificates=both)
+
+
+def _joined_certificates(parts: Sequence[Certificates]) -> Certificates:
+    return Certificates(
+        np.concatenate([part.spectral_abscissa for part in parts]),
+        np.concatenate([part.distance_bound for part in parts]),
+    )
