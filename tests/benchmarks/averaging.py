@@ -6,10 +6,10 @@ Each score is a mean over seeds, on a held-out third of scikit-learn's sets, on 
 images of MNIST (trained on the first `--samples`, one seed).
 """
 
-import argparse
 import warnings
 from pathlib import Path
 
+import click
 import numpy as np
 from sklearn import datasets
 from sklearn.model_selection import train_test_split
@@ -58,21 +58,20 @@ def row(name, make, data, seeds):
     print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 
-def main():
+@click.command()
+@click.option("--mnist", type=click.Path(path_type=Path), help="Folder of the MNIST files.")
+@click.option("--samples", default=5000, show_default=True, help="Of MNIST, to train on.")
+@click.option("--seeds", default=3, show_default=True, help="Of the other sets.")
+def main(mnist: Path | None, samples: int, seeds: int) -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--mnist", type=Path)
-    parser.add_argument("--samples", type=int, default=5000)
-    parser.add_argument("--seeds", type=int, default=3)
-    args = parser.parse_args()
     warnings.simplefilter("ignore")
     print(f"| last / averaged | {' | '.join(f'{n} epochs' for n in EPOCHS)} |")
     print(f"| --- |{' --- |' * len(EPOCHS)}")
     for name, (_, cls) in TABULAR.items():
-        row(name, cls, lambda seed, name=name: tabular(name, seed), args.seeds)
-    if args.mnist:
-        X, y, X_test, y_test = load_mnist(args.mnist)
-        images = (X[: args.samples], X_test[:2000], y[: args.samples], y_test[:2000])
+        row(name, cls, lambda seed, name=name: tabular(name, seed), seeds)
+    if mnist:
+        X, y, X_test, y_test = load_mnist(mnist)
+        images = (X[:samples], X_test[:2000], y[:samples], y_test[:2000])
         row("MNIST, default", DEQClassifier, lambda seed: images, 1)
         row("MNIST, the post's cell", lambda: DEQClassifier(**BLOG_CELL), lambda seed: images, 1)
 
