@@ -140,6 +140,7 @@ def measure(task, model, checkout, cache):
         capture_output=True,
         text=True,
         env=environment,
+        cwd=cache,
         check=False,
     )
     if run.returncode:
