@@ -48,7 +48,7 @@ IN_FLIGHT = 4
 """Batches that are dispatched before the first is waited for, so that Ctrl-C is heard soon."""
 
 COMPACTS_FROM = 10_000
-"""Rows of a job from which a search goes on in smaller batches, if stragglers are to be feared."""
+"""Rows of a job from which a search goes on in smaller batches: the copies of its loop then pay."""
 
 
 @final
@@ -244,7 +244,7 @@ class JaxSession(AbstractSession):
         self, acting: Acting, x: jax.Array, weight: jax.Array, n_samples: int
     ) -> compiled.Found:
         """Dispatch the search for the samples that have a weight, in a job of so many samples."""
-        compact = n_samples >= COMPACTS_FROM and self._model.stability in ("none", "jacobian")
+        compact = n_samples >= COMPACTS_FROM
         code = self._code.forward(compact)
         return compiled.Found(*compiled.search(code, acting, x, weight, self._controls))
 
