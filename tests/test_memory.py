@@ -31,7 +31,8 @@ warnings.simplefilter("ignore")
 model = DEQClassifier(
     n_state=16, hidden_layer_sizes=16, max_iter=1, batch_size=1000, random_state=0, engine="jax"
 )
-model.fit(X[:3000], y[:3000]).predict(X[:20000])  # what is compiled is no part of it
+half = len(X) // 2
+model.fit(X[:half], y[:half]).predict(X)  # what is compiled is no part of it
 threading.Thread(target=watch, daemon=True).start()
 found = []
 for call in (lambda: model.predict(X), lambda: model.fit(X, y)):
