@@ -5,10 +5,11 @@ sessions of the process; numbers such as tolerances and rates are arguments. All
 """
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from pydeq.engines.jax import layers
 from pydeq.engines.jax.adjoint import jacobian_estimate, solve_adjoint
@@ -49,9 +50,6 @@ __all__ = [
     "start",
     "step",
 ]
-
-
-BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
 
 
 @dataclass(frozen=True)
@@ -344,14 +342,13 @@ def _adam(
     state: AdamState, gradient: jax.Array, rate: jax.Array, trained: jax.Array, counts: jax.Array
 ) -> AdamState:
     """Take a step of Adam (Kingma and Ba 2015, algorithm 1) where the batch counts."""
-    count = state.count + 1
-    mean = BETA1 * state.mean + (1 - BETA1) * gradient
-    square = BETA2 * state.square + (1 - BETA2) * gradient**2
-    time = count.astype(gradient.dtype)
-    size = jnp.sqrt(square / (1 - BETA2**time)) + EPS
-    update = rate * (mean / (1 - BETA1**time)) / size
+    before = optax.ScaleByAdamState(state.count, state.mean, state.square)
+    direction: Any
+    after: Any
+    direction, after = optax.scale_by_adam().update(gradient, before)
     # An encoder that is not trained has a gradient of 0, but Adam may remember another.
-    new = AdamState(state.theta - jnp.where(trained, update, 0), mean, square, count)
+    theta = state.theta - jnp.where(trained, rate * direction, 0)
+    new = AdamState(theta, after.mu, after.nu, after.count)
     return AdamState(*(jnp.where(counts, n, o) for n, o in zip(new, state, strict=True)))
 
 

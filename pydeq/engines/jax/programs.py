@@ -127,7 +127,9 @@ def _deserialize(content: bytes, device: Device) -> Run:
 @functools.cache
 def _surroundings(device: Device) -> str:
     """Describe all else that a compiled program depends on."""
-    versions = [f"{name} {metadata.version(name)}" for name in ("jax", "jaxlib", "diffrax")]
+    versions = [
+        f"{name} {metadata.version(name)}" for name in ("jax", "jaxlib", "diffrax", "optax")
+    ]
     return "\n".join(
         [
             f"source {_source()}",
