@@ -44,15 +44,15 @@ def random_params(model: ModelSpec, seed=0, dtype="float64", scale=0.6):
 
 
 def random_batch(model: ModelSpec, optimizer: OptimizerSpec, n=8, seed=1, dtype="float64"):
-    """Return x, target and weight: unequal weights, one-hot targets for ``log_loss``."""
+    """Return x, target and weight: unequal weights, classes for ``log_loss``."""
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(n, model.n_features))
     if optimizer.loss == "log_loss":
-        target = np.eye(model.n_outputs)[rng.integers(model.n_outputs, size=n)]
+        target = rng.integers(model.n_outputs, size=n).astype(np.int32)
     else:
-        target = rng.normal(size=(n, model.n_outputs))
+        target = rng.normal(size=(n, model.n_outputs)).astype(dtype)
     weight = rng.uniform(0.5, 2.0, n)
-    return tuple(array.astype(dtype) for array in (x, target, weight))
+    return x.astype(dtype), target, weight.astype(dtype)
 
 
 def assert_near(found, expected, tolerance, what=""):

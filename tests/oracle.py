@@ -139,14 +139,14 @@ class OracleSession(AbstractSession):
 
     def loss_and_grad(self, x, target, weight):
         probe = probes(self._optimizer.seed, 0, 1, self._model.state_width, np.float64)[0]
-        arrays = (np.float64(x), np.float64(target), np.float64(weight))
-        loss, grads, _, _ = self._loss_and_grad(*arrays, probe)
+        x, weight = np.float64(x), np.float64(weight)
+        loss, grads, _, _ = self._loss_and_grad(x, target, weight, probe)
         return float(loss), {name: grads[name].astype(self._dtype) for name in self._params}
 
     # --- training ---
 
     def load_data(self, x, target, weight):
-        self._data = tuple(np.array(a, np.float64) for a in (x, target, weight))
+        self._data = np.array(x, np.float64), np.array(target), np.array(weight, np.float64)
 
     def train_epoch(self, order, batch_size, on_batch=None):
         before = copy.deepcopy((self._params, self._count, self._m, self._v))

@@ -247,9 +247,7 @@ def loss_gradient(name, output, target, weight):
     share = (weight / weight.sum())[:, None]
     if name == "squared_error":
         return 2 * (output - target) / output.shape[1] * share
-    return (
-        scipy.special.softmax(output, axis=1) * target.sum(axis=1, keepdims=True) - target
-    ) * share
+    return (scipy.special.softmax(output, axis=1) - np.eye(output.shape[1])[target]) * share
 
 
 def jacobian_penalty(model: ModelSpec, params, x, z, weight, probe):

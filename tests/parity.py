@@ -88,7 +88,7 @@ def training_case():
     params = init_params(model, rng, np.dtype("float64"))
     orders = [epoch_order(len(x), True, rng) for _ in range(3)]
     batches = np.concatenate(orders)[: N_STEPS * 32].reshape(N_STEPS, 32)
-    return (model, solver, optimizer, params), (x, np.eye(10)[y], np.ones(len(x))), batches
+    return (model, solver, optimizer, params), (x, y.astype(np.int32), np.ones(len(x))), batches
 
 
 def train(engine):

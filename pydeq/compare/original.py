@@ -65,10 +65,13 @@ def _given(task: Task) -> dict[str, np.ndarray]:
     """Return what the program reads."""
     solver, data = task.solver, task.data
     ode_abstol, ode_reltol = solver.ode_tolerances(task.model)
+    target = data.target
+    if target.ndim == 1:
+        target = np.eye(task.model.n_outputs, dtype=data.x.dtype)[target]
     given = {
         **task.params,
         "x": data.x,
-        "target": data.target,
+        "target": target,
         "x_test": np.asarray(task.x_test, data.x.dtype),
         "learning_rate": np.float64(task.optimizer.learning_rate),
         "abstol": np.float64(solver.abstol),

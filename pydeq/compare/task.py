@@ -79,7 +79,7 @@ def double_task(n_epochs: int | None = None, **overrides: Any) -> Task:
     x_test = np.arange(-10.0, 11.0)[:, np.newaxis]
     data = Data(X, y[:, np.newaxis], np.ones(len(X)))
     estimator = presets.double(**overrides)
-    return _task("double", estimator, "squared_error", data, x_test, 2 * x_test[:, 0])
+    return _task("double", estimator, "squared_error", data, 1, x_test, 2 * x_test[:, 0])
 
 
 def mnist_task(
@@ -102,8 +102,8 @@ def mnist_task(
         overrides["max_iter"] = n_epochs
     X, y, x_test, y_test = datasets.load_mnist(root)
     X, y = X[:n_samples], y[:n_samples]
-    data = Data(X, np.eye(10, dtype=X.dtype)[y], np.ones(len(X), X.dtype))
-    return _task("mnist", presets.mnist(**overrides), "log_loss", data, x_test, y_test)
+    data = Data(X, y.astype(np.int32), np.ones(len(X), X.dtype))
+    return _task("mnist", presets.mnist(**overrides), "log_loss", data, 10, x_test, y_test)
 
 
 def _task(
@@ -111,13 +111,12 @@ def _task(
     estimator: DEQRegressor | DEQClassifier,
     loss: Loss,
     data: Data,
+    n_outputs: int,
     x_test: np.ndarray,
     y_test: np.ndarray,
 ) -> Task:
     """Return the task with the start that the estimator's own fit would have."""
-    specs = fit_specs(
-        estimator.get_params(deep=False), loss, len(data), data.x.shape[1], data.target.shape[1]
-    )
+    specs = fit_specs(estimator.get_params(deep=False), loss, len(data), data.x.shape[1], n_outputs)
     start = start_fit(specs.model, estimator.random_state, data.x.dtype)
     shuffle, n_epochs = specs.training.shuffle, specs.training.max_iter
     return Task(

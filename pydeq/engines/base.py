@@ -101,8 +101,8 @@ class AbstractSession(abc.ABC):
         ----------
         x : ndarray (n, n_features)
             Of any real dtype; an engine converts what it computes with, batch by batch if it can.
-        target : ndarray (n, n_outputs)
-            Values, or one-hot classes.
+        target : ndarray (n, n_outputs), or for ``log_loss`` (n,) of int32
+            Values, or indices of classes.
         weight : ndarray (n,)
             Sample weights, not negative; a sample of weight 0 has no influence.
         """

@@ -137,7 +137,12 @@ class AbstractDEQEstimator(BaseEstimator, abc.ABC):
 
     @abc.abstractmethod
     def _encode_target(self, y: np.ndarray, dtype: np.dtype) -> np.ndarray:
-        """Return the target ``(n, n_outputs)``."""
+        """Return the target as engines take it, see :class:`pydeq.training.Data`."""
+
+    @property
+    @abc.abstractmethod
+    def _n_outputs(self) -> int:
+        """Width of the model's output."""
 
     @abc.abstractmethod
     def _decode_output(self, output: np.ndarray) -> np.ndarray:
@@ -314,9 +319,7 @@ class AbstractDEQEstimator(BaseEstimator, abc.ABC):
         warm = parameters.check_flag(params, "warm_start")
         resume = (warm or incremental) and new.__sklearn_is_fitted__()
         data = new._check_data(X, y, sample_weight, resume, classes)
-        specs = parameters.fit_specs(
-            params, self._loss, len(data), data.x.shape[1], data.target.shape[1]
-        )
+        specs = parameters.fit_specs(params, self._loss, len(data), data.x.shape[1], new._n_outputs)
         model, solver, training = specs.model, specs.solver, specs.training
         action = "partial_fit" if incremental else "fit"
         if resume:

@@ -280,17 +280,20 @@ class DEQClassifier(ClassifierMixin, AbstractDEQEstimator):
         unseen = [label for label in labels.tolist() if label not in codes]
         if unseen:
             raise ValueError(f"y has unseen labels: {unseen}; the classes are {list(codes)}.")
-        rows = np.eye(len(codes), dtype=dtype)[[codes[label] for label in labels.tolist()]]
-        return rows[inverse]
+        return np.array([codes[label] for label in labels.tolist()], np.int32)[inverse]
+
+    @property
+    def _n_outputs(self) -> int:
+        return len(self.classes_)
 
     def _decode_output(self, output: np.ndarray) -> np.ndarray:
         return output
 
     def _stratum(self, target: np.ndarray) -> np.ndarray:
-        return target.argmax(axis=1)
+        return target
 
     def _validation_score(self, output: np.ndarray, data: Data) -> float:
-        hits = output.argmax(axis=1) == data.target.argmax(axis=1)
+        hits = output.argmax(axis=1) == data.target
         return float(np.average(hits, weights=data.weight))
 
 

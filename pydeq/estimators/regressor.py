@@ -248,6 +248,10 @@ class DEQRegressor(RegressorMixin, AbstractDEQEstimator):
             )
         return TargetScale(self.target_mean_, self.target_scale_).apply(y).astype(dtype)
 
+    @property
+    def _n_outputs(self) -> int:
+        return len(self.target_mean_)
+
     def _decode_output(self, output: np.ndarray) -> np.ndarray:
         return TargetScale(self.target_mean_, self.target_scale_).undo(output)
 

@@ -20,13 +20,13 @@ def loss(name: str, output: np.ndarray, target: np.ndarray, weight: np.ndarray) 
         cross-entropy.
     output : ndarray (n, n_outputs)
         The model's raw output (logits for ``log_loss``).
-    target : ndarray (n, n_outputs)
-        Values, or for ``log_loss`` one-hot classes.
+    target : ndarray (n, n_outputs) or, for ``log_loss``, (n,)
+        Values, or indices of classes.
     weight : ndarray (n,)
         Sample weights, not all zero.
     """
     if name == "log_loss":
-        per_sample = -(target * log_softmax(output, axis=1)).sum(axis=1)
+        per_sample = -log_softmax(output, axis=1)[np.arange(len(target)), target]
     else:
         per_sample = ((output - target) ** 2).mean(axis=1)
     return float(weight @ per_sample / weight.sum())

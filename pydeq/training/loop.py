@@ -24,8 +24,8 @@ class Data:
     Attributes
     ----------
     x : ndarray (n, n_features)
-    target : ndarray (n, n_outputs)
-        Values, or one-hot classes.
+    target : ndarray (n, n_outputs) or, of int32, (n,)
+        Values, or indices of classes.
     weight : ndarray (n,)
     """
 

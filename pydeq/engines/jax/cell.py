@@ -73,7 +73,8 @@ def cell(model: ModelSpec, layers: Layers, u: jax.Array, h: jax.Array) -> jax.Ar
 def loss_value(name: str, output: jax.Array, target: jax.Array, weight: jax.Array) -> jax.Array:
     """Return the loss of a batch; 0 where no weight is. Its twin: :func:`pydeq.model.loss`."""
     if name == "log_loss":
-        per_sample = -(target * jax.nn.log_softmax(output)).sum(axis=1)
+        is_class = target[:, None] == jnp.arange(output.shape[1])
+        per_sample = -jnp.where(is_class, jax.nn.log_softmax(output), 0).sum(axis=1)
     else:
         per_sample = ((output - target) ** 2).mean(axis=1)
     return weight @ per_sample / positive(weight.sum())

@@ -144,7 +144,7 @@ class Batch(NamedTuple):
     """B samples; those of weight 0 (padding among them) take no part."""
 
     x: jax.Array  # (B, n_features)
-    target: jax.Array  # (B, n_outputs)
+    target: jax.Array  # (B, n_outputs), or (B,) int32: classes
     weight: jax.Array  # (B,)
     probe: jax.Array  # (n_state,)
 
@@ -302,7 +302,9 @@ def _output_loss(
 ) -> tuple[jax.Array, Acting, jax.Array]:
     """Return the loss of the states `u`, its gradient by the decoder, and that by `u`."""
     decoder = {name: value for name, value in acting.items() if name.startswith("decoder.")}
-    target = jnp.where((weight > 0)[:, None], batch.target, 0)
+    target = batch.target
+    if target.ndim == 2:
+        target = jnp.where((weight > 0)[:, None], target, 0)
 
     def loss(decoder: Acting, u: jax.Array) -> jax.Array:
         return loss_value(code.loss, decode(code.model, decoder, u), target, weight)

@@ -207,8 +207,13 @@ class JaxSession(AbstractSession):
         x, target, weight = (_pad(array[indices], n_rows) for array in self._data)
         return self._batch(x, target, weight, probe)
 
-    def _batch(self, *arrays: np.ndarray) -> compiled.Batch:
-        return compiled.Batch(*(self._put(array) for array in arrays))
+    def _batch(
+        self, x: np.ndarray, target: np.ndarray, weight: np.ndarray, probe: np.ndarray
+    ) -> compiled.Batch:
+        kind = np.int32 if target.ndim == 1 else None
+        return compiled.Batch(
+            self._put(x), self._put(target, kind), self._put(weight), self._put(probe)
+        )
 
     def _step(
         self, state: compiled.AdamState, batch: compiled.Batch, n_samples: int

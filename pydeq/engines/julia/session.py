@@ -117,6 +117,12 @@ class JuliaSession(AbstractSession):
     def _array(self, value: Any) -> Any:
         return self._julia.array(julia_view(value, self._dtype))
 
+    def _target(self, target: np.ndarray) -> Any:
+        """Hand over values, or classes as one-hot columns."""
+        if target.ndim == 1:
+            target = np.eye(self._model.n_outputs, dtype=self._dtype)[target]
+        return self._array(target)
+
     def _vector(self, values: Any) -> Any:
         return self._julia.vector(*[self._array(value) for value in values])
 
@@ -149,7 +155,7 @@ class JuliaSession(AbstractSession):
 
     def load_data(self, x: np.ndarray, target: np.ndarray, weight: np.ndarray) -> None:
         """See :meth:`AbstractSession.load_data`."""
-        self._call("load_data_b", self._array(x), self._array(target), self._array(weight))
+        self._call("load_data_b", self._array(x), self._target(target), self._array(weight))
         self._n_loaded = len(x)
 
     def train_epoch(
@@ -210,8 +216,8 @@ class JuliaSession(AbstractSession):
     ) -> tuple[float, Params]:
         """See :meth:`AbstractSession.loss_and_grad`."""
         probe = probes(self._optimizer.seed, 0, 1, self._model.state_width, self._dtype)[0]
-        batch = (self._array(value) for value in (x, target, weight, probe))
-        loss, grads = self._call("loss_and_grad", *batch)
+        x, weight, probe = (self._array(value) for value in (x, weight, probe))
+        loss, grads = self._call("loss_and_grad", x, self._target(target), weight, probe)
         return float(loss), self._named(grads)
 
     def trajectory(self, x: np.ndarray, depth: int) -> np.ndarray:
