@@ -34,7 +34,7 @@ class OracleSession(AbstractSession):
             for name in self._params:
                 self._m[name] = np.array(optimizer_state[f"m.{name}"], np.float64)
                 self._v[name] = np.array(optimizer_state[f"v.{name}"], np.float64)
-        self._epoch = 0
+        self._epoch = optimizer.epoch
 
     # --- forward ---
 

@@ -10,7 +10,7 @@ from pydeq import ConvergenceWarning
 from pydeq.estimators.advice import warn_about_fit, warn_about_solve
 from pydeq.model import Equilibrium, ModelSpec, SolverSpec
 from pydeq.training import EpochRecord, History, TrainResult
-from pydeq.training.loop import Checkpoint
+from pydeq.training.state import Moment
 
 MODEL = ModelSpec(3, 1, 4, (5,))
 SOLVER = SolverSpec(abstol=1e-6, reltol=1e-3, max_steps=50)
@@ -34,7 +34,7 @@ def solve_message(converged, residual=0.25, model=MODEL, solver=SOLVER, state=0.
 def fit_messages(failed, stop_reason="max_iter", kept_epoch=None, residual=0.25, **specs):
     records = [EpochRecord(1.0, 0.5, 8.0, residual if n else 1e-5, n, 0.1) for n in failed]
     params = {"cell.0.weight": np.zeros((4, 5))}
-    kept = Checkpoint(params, {})
+    kept = Moment(params, {})
     kept_epoch = len(failed) if kept_epoch is None else kept_epoch
     result = TrainResult(History(records, stop_reason), kept, kept_epoch)
     with warnings.catch_warnings(record=True) as caught:

@@ -8,7 +8,7 @@ import pytest
 from pydeq.engines import AbstractSession, EpochReport
 from pydeq.model import Equilibrium, TrainSpec
 from pydeq.training import Data, Validation, train
-from pydeq.training.loop import Checkpoint
+from pydeq.training.state import Moment
 
 N = 6
 DATA = Data(np.arange(2.0 * N).reshape(N, 2), np.ones((N, 1)), np.ones(N))
@@ -197,8 +197,8 @@ def test_divergence_in_the_first_epoch_keeps_the_start():
 
 def test_checkpoint_counts_the_optimiser_state_in():
     good, bad = {"w": np.ones(2)}, {"v.w": np.array([1.0, np.inf])}
-    assert Checkpoint(good, {}).is_finite()
-    assert not Checkpoint(good, bad).is_finite()
+    assert Moment(good, {}).is_finite()
+    assert not Moment(good, bad).is_finite()
 
 
 def test_an_epoch_in_which_every_sample_failed_ends_the_fit():

@@ -166,6 +166,8 @@ class OptimizerSpec:
         False: the encoder keeps its start, as it does in the blog's code.
     seed : int
         Of the random probes behind the Jacobian penalty.
+    epoch : int
+        Of those probes that a session begins with: the number of epochs done before it.
     """
 
     loss: Loss = "squared_error"
@@ -174,6 +176,7 @@ class OptimizerSpec:
     jacobian_penalty: float = 0.0
     train_encoder: bool = True
     seed: int = 0
+    epoch: int = 0
 
 
 @dataclass(frozen=True)

@@ -1,20 +1,25 @@
 """The epoch loop: patience, early stopping, checkpoints and progress, for any engine's session."""
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from sklearn.model_selection import train_test_split
 
 from pydeq.engines import AbstractSession, OnBatch
-from pydeq.model import Params, TrainSpec, epoch_order
+from pydeq.model import TrainSpec, epoch_order
 from pydeq.training.history import EpochRecord, History
 from pydeq.training.progress import Progress
+from pydeq.training.state import Moment, Patience, State
 
-__all__ = ["Average", "Checkpoint", "Data", "TrainResult", "Validation", "split", "train"]
+__all__ = ["AfterEpoch", "Data", "TrainResult", "Validation", "split", "train"]
+
+AfterEpoch = Callable[[State, bool], None]
+"""Is told the state after each epoch, and whether it is the last: of all, or before Ctrl-C."""
 
 
 @dataclass(frozen=True)
@@ -53,24 +58,6 @@ class Validation:
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """Weights and optimiser state of one moment, on the host."""
-
-    params: Params
-    optimizer_state: Params
-
-    @classmethod
-    def of(cls, session: AbstractSession) -> "Checkpoint":
-        """Copy them out of a session."""
-        return cls(session.params(), session.optimizer_state())
-
-    def is_finite(self) -> bool:
-        """Return whether training can go on from here."""
-        arrays = (*self.params.values(), *self.optimizer_state.values())
-        return all(np.isfinite(array).all() for array in arrays)
-
-
-@dataclass(frozen=True)
 class TrainResult:
     """What a fit came to.
 
@@ -78,7 +65,7 @@ class TrainResult:
     ----------
     history : History
         One record for every epoch that ended.
-    kept : Checkpoint
+    kept : Moment
         What to go on with: with early stopping that of the best validation score. Else that of the
         last epoch after which all is finite, or, where ``"tol"`` ended the fit at a loss that is
         not the least, that with which the epoch of the least loss began; its weights averaged with
@@ -88,7 +75,7 @@ class TrainResult:
     """
 
     history: History
-    kept: Checkpoint
+    kept: Moment
     kept_epoch: int
 
 
@@ -140,6 +127,8 @@ def train(
     spec: TrainSpec,
     validation: Validation | None = None,
     verbose: bool = False,
+    state: State | None = None,
+    after_epoch: AfterEpoch | None = None,
 ) -> TrainResult:
     """Train until `spec` or one of these ends it; ``history.stop_reason`` tells which.
 
@@ -162,52 +151,73 @@ def train(
         Its score then decides, instead of the loss, when to stop and which weights to keep.
     verbose : bool
         Show a progress bar.
+    state : State, optional
+        Of a fit that was cut off, to go on from; the session has its weights and its epoch.
+    after_epoch : callable, optional
+        See `AfterEpoch`.
     """
     n_batches = -(-len(data) // spec.batch_size)
-    patience = _Patience(spec.tol, n_batches if validation is None else 0)
-    average = Average(spec.average and validation is None)
     session.load_data(data.x, data.target, data.weight)
-    # Replaced as a whole: an interrupt finds no half of an epoch.
-    records: list[EpochRecord] = []
-    best = Checkpoint.of(session), 0
-    done = _Done(0, "", *best, rng.bit_generator.state)
-    with Progress(spec.max_iter, n_batches, verbose) as progress:
+    state = state or State.first(Moment.of(session), rng)
+    rng.bit_generator.state = state.rng_state
+    tell = after_epoch or (lambda *_: None)
+    with Progress(spec.max_iter, n_batches, verbose, len(state.records)) as progress:
         try:
-            while not done.stop_reason:
+            while not state.stop_reason:
                 order = epoch_order(len(data), spec.shuffle, rng)
-                record, checkpoint = _epoch(session, order, spec, validation, progress.on_batch)
-                records.append(record)
-                reason = _failure(record, checkpoint, len(data))
-                kept = done.kept, done.kept_epoch
-                if not reason:
-                    value = -record.loss if validation is None else record.validation_score
-                    is_best = patience.improves(value)
-                    if is_best:
-                        best = kept
-                    if is_best or validation is None:
-                        kept = average.including(checkpoint), len(records)
-                    reason = _end(len(records), patience, spec)
-                    if reason == "tol" and validation is None and not is_best:
-                        kept = best
-                done = _Done(len(records), reason, *kept, rng.bit_generator.state)
+                record, moment = _epoch(session, order, spec, validation, progress.on_batch)
+                state = _after(state, record, moment, rng, spec, validation, len(data))
                 progress.on_epoch(record)
+                tell(state, bool(state.stop_reason))
         except KeyboardInterrupt:
-            if not done.n_epochs:
+            if not state.records:
                 raise
-            rng.bit_generator.state = done.rng_state
-            done = done._replace(stop_reason="interrupted")
-    history = History(records[: done.n_epochs], done.stop_reason)
-    return TrainResult(history, done.kept, done.kept_epoch)
+            rng.bit_generator.state = state.rng_state
+            tell(state, True)
+            state = state.ended("interrupted")
+    history = History(list(state.records), state.stop_reason)
+    return TrainResult(history, state.kept, state.kept_epoch)
 
 
-class _Done(NamedTuple):
-    """What the epochs that ended came to."""
+def _after(
+    state: State,
+    record: EpochRecord,
+    moment: Moment,
+    rng: np.random.Generator,
+    spec: TrainSpec,
+    validation: Validation | None,
+    n_samples: int,
+) -> State:
+    """Return the state after an epoch that ended with `moment`."""
+    state = dataclasses.replace(
+        state, records=(*state.records, record), rng_state=rng.bit_generator.state
+    )
+    if reason := _failure(record, moment, n_samples):
+        return state.ended(reason)
+    is_score = validation is not None
+    value = record.validation_score if is_score else -record.loss
+    n_batches = 0 if is_score else -(-n_samples // spec.batch_size)
+    patience = state.patience.after(value, spec.tol, n_batches)
+    is_best = patience.best > state.patience.best
+    if is_best:
+        state = dataclasses.replace(state, best=state.kept, best_epoch=state.kept_epoch)
+    state = dataclasses.replace(state, now=moment, patience=patience)
+    if not is_score or is_best:
+        state = _keeping(state, spec.average and not is_score)
+    reason = _end(len(state.records), patience, spec)
+    if reason == "tol" and not is_score and not is_best:
+        state = dataclasses.replace(state, kept=state.best, kept_epoch=state.best_epoch)
+    return state.ended(reason)
 
-    n_epochs: int
-    stop_reason: str
-    kept: Checkpoint
-    kept_epoch: int
-    rng_state: Any
+
+def _keeping(state: State, average: bool) -> State:
+    """Return the state with its last epoch kept, averaged with those before if so asked."""
+    kept, mean = state.now, state.average
+    if average:
+        mean = mean.including(kept.params)
+        kept = Moment(mean.mean, kept.optimizer_state)
+    n_epochs = len(state.records)
+    return dataclasses.replace(state, kept=kept, kept_epoch=n_epochs, average=mean)
 
 
 def _epoch(
@@ -216,10 +226,10 @@ def _epoch(
     spec: TrainSpec,
     validation: Validation | None,
     on_batch: OnBatch,
-) -> tuple[EpochRecord, Checkpoint]:
+) -> tuple[EpochRecord, Moment]:
     start = time.perf_counter()
     report = session.train_epoch(order, spec.batch_size, on_batch)
-    checkpoint = Checkpoint.of(session)
+    moment = Moment.of(session)
     score = None
     if validation is not None:
         output = session.equilibrium(validation.data.x).output
@@ -234,82 +244,20 @@ def _epoch(
         seconds=seconds,
         validation_score=score,
     )
-    return record, checkpoint
+    return record, moment
 
 
-def _failure(record: EpochRecord, checkpoint: Checkpoint, n: int) -> str:
+def _failure(record: EpochRecord, moment: Moment, n: int) -> str:
     """Return why training cannot go on after this epoch, or nothing."""
-    if not checkpoint.is_finite():
+    if not moment.is_finite():
         return "diverged"
     if math.isfinite(record.loss):
         return ""
     return "no_equilibrium" if record.n_failed == n else "diverged"
 
 
-def _end(n_epochs: int, patience: "_Patience", spec: TrainSpec) -> str:
+def _end(n_epochs: int, patience: Patience, spec: TrainSpec) -> str:
     """Return why a healthy training ends after this epoch, or nothing."""
     if patience.n_stale > spec.n_iter_no_change:
         return "tol"
     return "max_iter" if n_epochs == spec.max_iter else ""
-
-
-class Average:
-    """Moving average of the weights at the epochs' ends (Izmailov et al. 2018), if it is `on`.
-
-    The newest weighs `NEWEST`, or what makes it a plain mean in the first epochs. A constant
-    learning rate keeps the weights moving about a better point than where the last batch left
-    them.
-    """
-
-    NEWEST = 1 / 3
-
-    def __init__(self, on: bool) -> None:
-        self._on = on
-        self._count = 0
-        self._mean: Params = {}
-
-    def including(self, new: Checkpoint) -> Checkpoint:
-        """Take in an epoch's end; return it with the averaged weights."""
-        if not self._on:
-            return new
-        self._count += 1
-        share = max(1 / self._count, self.NEWEST)
-        old = self._mean or new.params
-        self._mean = {
-            name: old[name] + (value - old[name]) * value.dtype.type(share)
-            for name, value in new.params.items()
-        }
-        return Checkpoint(self._mean, new.optimizer_state)
-
-
-class _Patience:
-    """Counts epochs that improve by less than `tol`, as scikit-learn's MLP does.
-
-    An epoch of a loss far above the best, on the way out of an overshoot of Adam's or back, is
-    not counted: it is no sign that the loss has settled.
-
-    Parameters
-    ----------
-    tol : float
-    n_batches : int
-        Batches whose mean loss a value is; 0: it is a score, and no epoch is left out.
-    """
-
-    def __init__(self, tol: float, n_batches: int) -> None:
-        self._tol = tol
-        # The loss of a single batch does not scatter; a mean over several does.
-        self._far = {0: math.inf, 1: 1.25}.get(n_batches, 2.0)
-        self._best = -math.inf
-        self.n_stale = 0
-
-    def improves(self, value: float | None) -> bool:
-        """Count an epoch; return whether its value (more is better) is the best so far."""
-        value = math.nan if value is None else value
-        if value >= self._best + self._tol:
-            self.n_stale = 0
-        elif not -value > self._far * abs(self._best) + self._tol:
-            self.n_stale += 1
-        is_best = value > self._best
-        if is_best:
-            self._best = value
-        return is_best

@@ -30,16 +30,19 @@ class Progress:
     n_batches : int
         Batches of an epoch.
     verbose : bool
+    n_done : int
+        Epochs that were done before.
     """
 
-    def __init__(self, n_epochs: int, n_batches: int, verbose: bool) -> None:
+    def __init__(self, n_epochs: int, n_batches: int, verbose: bool, n_done: int = 0) -> None:
         self._bar: Any = None
         self._n_batches = n_batches
-        self._n_epochs = 0
+        self._n_epochs = n_done
         self._n_done = 0
         if verbose:
             self._bar = progress_bar(
                 total=n_epochs,
+                initial=n_done,
                 desc="compiling",
                 unit="epoch",
                 bar_format="{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} "

@@ -95,7 +95,7 @@ class JaxSession(AbstractSession):
         self._model = model
         self._optimizer = optimizer
         self._code = compiled.Code.of(model, solver, optimizer)
-        self._epoch = 0
+        self._epoch = optimizer.epoch
         self._data: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
         with self._context():
             self._controls = self._put_controls(model, solver)

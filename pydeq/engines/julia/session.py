@@ -103,7 +103,7 @@ class JuliaSession(AbstractSession):
         self._optimizer: OptimizerSpec = optimizer
         self._names = list(params)
         self._n_loaded = 0
-        self._epoch = 0
+        self._epoch = optimizer.epoch
         self._undo: Any = None
         settings = _settings(julia, device, model, solver, optimizer)
         with runtime.calling("Opening a session"):

@@ -20,7 +20,7 @@ from pydeq.engines import get_engine
 from pydeq.errors import EngineUnavailableError
 from pydeq.estimators.parameters import fit_specs
 from pydeq.model import Params, init_params, parameter_shapes
-from pydeq.training.loop import Average, Checkpoint
+from pydeq.training.state import Average
 
 COUNTED = 8
 """Batches whose products with the transposed Jacobian are counted after a part of an epoch."""
@@ -51,17 +51,18 @@ class Contestant(AbstractContestant):
         self._session.load_data(self._x, self._target, np.ones(len(task.x), "f4"))
         self._order = np.arange(0)
         self._n_seen = 0
-        self._average = Average(estimator.average)
+        self._average = Average()
         self._kept = params if estimator.average else None
         self._count = _products_counter() if engine.name == "jax" else None
 
     def train(self, order: np.ndarray) -> Trained:
         """See :class:`AbstractContestant`; as :func:`pydeq.training.loop.train` does an epoch."""
         report = self._session.train_epoch(order, self._batch_size)
-        checkpoint = Checkpoint.of(self._session)
+        params = self._session.params()
         self._n_seen += len(order)
         if self._kept is not None and self._n_seen % len(self._x) == 0:
-            self._kept = self._average.including(checkpoint).params
+            self._average = self._average.including(params)
+            self._kept = self._average.mean
         self._order = order
         return Trained(report.loss, report.n_evals, np.nan)
 
