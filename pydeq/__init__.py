@@ -11,7 +11,7 @@ from pydeq.errors import ConvergenceWarning, EngineError, EngineUnavailableError
 
 if TYPE_CHECKING:
     from pydeq import datasets, plot, presets
-    from pydeq.estimators import DEQClassifier, DEQRegressor, load
+    from pydeq.estimators import Checkpoint, DEQClassifier, DEQRegressor, load
     from pydeq.fixed_points import FixedPoint, fixed_point
     from pydeq.model import Certificates, Equilibrium
     from pydeq.training import EpochRecord, History
@@ -20,6 +20,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Certificates",
+    "Checkpoint",
     "ConvergenceWarning",
     "DEQClassifier",
     "DEQRegressor",
@@ -39,7 +40,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "pydeq.estimators": ("DEQClassifier", "DEQRegressor", "load"),
+    "pydeq.estimators": ("Checkpoint", "DEQClassifier", "DEQRegressor", "load"),
     "pydeq.fixed_points": ("FixedPoint", "fixed_point"),
     "pydeq.model": ("Certificates", "Equilibrium"),
     "pydeq.training": ("EpochRecord", "History"),

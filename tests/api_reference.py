@@ -33,6 +33,7 @@ CONTENTS = {
         "pydeq.DEQClassifier.predict",
         "pydeq.DEQClassifier.decision_function",
         "pydeq.DEQClassifier.predict_proba",
+        "pydeq.Checkpoint",
         "pydeq.load",
     ],
     "What they return": [

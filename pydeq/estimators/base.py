@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from pydeq.engines import AbstractSession, Device, EngineName, get_engine
 from pydeq.estimators import advice, model_file, parameters, stored
+from pydeq.estimators.checkpoint import Keeper, identity
 from pydeq.model import (
     Activation,
     Adjoint,
@@ -139,6 +140,10 @@ class AbstractDEQEstimator(BaseEstimator, abc.ABC):
     def _encode_target(self, y: np.ndarray, dtype: np.dtype) -> np.ndarray:
         """Return the target as engines take it, see :class:`pydeq.training.Data`."""
 
+    @abc.abstractmethod
+    def _meaning_of_target(self) -> Any:
+        """Return what, beside the target, y is known by, as JSON can hold it."""
+
     @property
     @abc.abstractmethod
     def _n_outputs(self) -> int:
@@ -169,7 +174,7 @@ class AbstractDEQEstimator(BaseEstimator, abc.ABC):
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "params_")
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+    def fit(self, X: Any, y: Any, sample_weight: Any = None, *, checkpoint: Any = None) -> Self:
         """Fit the model to samples and their targets.
 
         Ctrl-C ends the fit after the last epoch that was completed and leaves the estimator fitted
@@ -185,12 +190,19 @@ class AbstractDEQEstimator(BaseEstimator, abc.ABC):
             Class labels or real numbers.
         sample_weight : array-like (n_samples,), optional
             Weight 0 is the same as leaving the sample out, weight 2 the same as having it twice.
+        checkpoint : str, path-like or Checkpoint, optional
+            A folder in which the fit keeps its state, once a minute if :class:`pydeq.Checkpoint`
+            does not say otherwise. The same call again goes on from the newest whole checkpoint in
+            it and ends with the same bits as a fit that was never cut off; a fit that had come to
+            its end is not run again. With other data, parameters or another engine it raises
+            ValueError and says which differ. Such files are read as trustingly as model files: no
+            code in them is run.
 
         Returns
         -------
         self
         """
-        return self._fit(X, y, sample_weight, incremental=False)
+        return self._fit(X, y, sample_weight, incremental=False, checkpoint=checkpoint)
 
     def equilibrium(self, X: Any, certify: bool = False) -> Equilibrium:
         """Return the equilibrium of each sample: state, output, residual, evaluations, converged.
@@ -312,7 +324,13 @@ class AbstractDEQEstimator(BaseEstimator, abc.ABC):
             yield session
 
     def _fit(
-        self, X: Any, y: Any, sample_weight: Any, incremental: bool, classes: Any = None
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any,
+        incremental: bool,
+        classes: Any = None,
+        checkpoint: Any = None,
     ) -> Self:
         new = self._snapshot()
         params = new.get_params(deep=False)
@@ -329,16 +347,32 @@ class AbstractDEQEstimator(BaseEstimator, abc.ABC):
             training = _one_epoch(training)
         random_state = copy.deepcopy(new.random_state)
         start = new._start(model, random_state, data, resume, incremental)
+        engine = get_engine(*parameters.check_engine(params), model, solver)
+        keeper = None
+        if checkpoint is not None:
+            given = {**params, "random_state": random_state, "engine": engine.name}
+            meaning = new._meaning_of_target()
+            keeper = Keeper(checkpoint, identity(given, data, meaning, start, resume), start)
+            start = keeper.start
         held_out = None
         if training.early_stopping:
             stratum = new._stratum(data.target)
             data, held = split(data, training.validation_fraction, stratum, start.rng)
             held_out = Validation(held, new._validation_score)
-        optimizer = dataclasses.replace(specs.optimizer, seed=start.seed)
-        engine = get_engine(*parameters.check_engine(params), model, solver)
+        n_epochs = keeper.n_epochs if keeper else 0
+        optimizer = dataclasses.replace(specs.optimizer, seed=start.seed, epoch=n_epochs)
         session = engine.open(model, solver, optimizer, start.params, start.optimizer_state)
         with contextlib.closing(session):
-            result = train(session, data, start.rng, training, held_out, specs.verbose)
+            result = train(
+                session,
+                data,
+                start.rng,
+                training,
+                held_out,
+                specs.verbose,
+                keeper and keeper.state,
+                keeper and keeper.after_epoch,
+            )
         new._keep(model, engine.name, start, result, append=resume and incremental)
         advice.warn_about_fit(result, action, training.max_iter, len(data), model, solver)
         self._become(new, random_state)

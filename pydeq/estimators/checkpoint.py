@@ -13,10 +13,11 @@ import numpy as np
 
 from pydeq.estimators import checkpoint_file, parameters
 from pydeq.estimators.checkpoint_file import DamagedError, Saved
+from pydeq.estimators.stored import plain_parameters
 from pydeq.model import iter_blocks
-from pydeq.training import Start, State
+from pydeq.training import Data, Start, State
 
-__all__ = ["Checkpoint", "Keeper", "digest"]
+__all__ = ["Checkpoint", "Keeper", "digest", "identity"]
 
 _NAMES = "epoch-*.safetensors"
 
@@ -91,8 +92,8 @@ class Keeper:
         self._folder = Path(os.fsdecode(checkpoint.folder))
         self._identity = identity
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._start_rng = start.rng.bit_generator.state
-        self._written = 0
+        self._start_rng: Any = start.rng.bit_generator.state
+        self._written: int | None = None
         self._time = time.monotonic()
         self.start, self.state = start, None
         saved = self._newest()
@@ -125,15 +126,17 @@ class Keeper:
                 _warn(f"The checkpoint {path} is damaged: {error}; {then}.")
         return None
 
-    def prove(self) -> None:
-        """Write the start, so that a folder that cannot be written to is known before the work."""
-        if self.state is None:
-            self._write(State.first(*_moment(self.start)))
-
     def after_epoch(self, state: State, is_last: bool) -> None:
-        """Write a checkpoint where one is due; a disk that is full does not end the fit."""
+        """Write a checkpoint where one is due; a disk that is full does not end the fit.
+
+        That of the start is always due, and must succeed: a folder that cannot be written to is
+        known before the work.
+        """
         n_epochs = len(state.records)
-        if n_epochs == self._written or not (is_last or self._is_due(n_epochs)):
+        if self._written is None:
+            self._write(state)
+            return
+        if n_epochs == self._written or not (is_last or self._is_due(n_epochs - self._written)):
             return
         try:
             self._write(state)
@@ -145,8 +148,9 @@ class Keeper:
         self._time = time.monotonic()
 
     def _is_due(self, n_epochs: int) -> bool:
+        """Return whether so many epochs since the last checkpoint, or the time, call for one."""
         how, minutes = self._how, (time.monotonic() - self._time) / 60
-        by_epochs = how.every_epochs is not None and n_epochs - self._written >= how.every_epochs
+        by_epochs = how.every_epochs is not None and n_epochs >= how.every_epochs
         return by_epochs or (how.every_minutes is not None and minutes >= how.every_minutes)
 
     def _write(self, state: State) -> None:
@@ -158,10 +162,6 @@ class Keeper:
         self._written = n_epochs
         for old in self._paths()[self._how.keep :]:
             old.unlink(missing_ok=True)
-
-
-def _moment(start: Start) -> Any:
-    raise NotImplementedError
 
 
 def _settle(folder: Path) -> None:
@@ -184,14 +184,44 @@ def _check_same(folder: Path, saved: Mapping[str, Any], asked: Mapping[str, Any]
 
 
 def _differences(
-    saved: Mapping[str, Any], asked: Mapping[str, Any], prefix: str = ""
+    saved: Mapping[str, Any], asked: Mapping[str, Any], is_data: bool = False
 ) -> Iterator[str]:
     for name in dict.fromkeys((*saved, *asked)):
         before, now = saved.get(name), asked.get(name)
         if isinstance(before, dict) and isinstance(now, dict):
-            yield from _differences(before, now, "the data: " if name == "data" else "")
+            yield from _differences(before, now, name == "data")
         elif before != now:
-            yield f"{prefix}{name} was {before!r} and is now {now!r}"
+            yield f"{name} differs" if is_data else f"{name} was {before!r} and is now {now!r}"
+
+
+def identity(
+    params: Mapping[str, Any], data: Data, meaning: Any, start: Start, resume: bool
+) -> dict[str, Any]:
+    """Return what two fits have in common where one may go on from the other's checkpoint.
+
+    Parameters
+    ----------
+    params : dict
+        The estimator's, with the name of the engine that was chosen.
+    data : Data
+    meaning : object
+        What, beside ``data.target``, y is known by; JSON can hold it.
+    start : Start
+    resume : bool
+        Whether the weights of `start` are those of a fit before.
+    """
+    values = {name: value for name, value in params.items() if name != "verbose"}
+    if isinstance(values["random_state"], np.random.RandomState):
+        values["random_state"] = f"a RandomState that draws {start.seed}"
+    return {
+        "data": {
+            "X": digest(data.x),
+            "y": [digest(data.target), meaning],
+            "sample_weight": digest(data.weight),
+        },
+        "parameters": plain_parameters(values),
+        "weights to start from": [digest(v) for v in start.params.values()] if resume else "fresh",
+    }
 
 
 def digest(rows: np.ndarray) -> str:

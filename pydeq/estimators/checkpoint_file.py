@@ -61,14 +61,13 @@ def write(path: Path, saved: Saved) -> None:
     """
     state = saved.state
     arrays: Params = {}
-    same: dict[str, str] = {}
+    written_as: dict[str, str] = {}
     first: dict[int, str] = {}
     for name, value in _named(state):
         # Moments share arrays: each is written once.
-        if (known := first.setdefault(id(value), name)) == name:
+        written_as[name] = first.setdefault(id(value), name)
+        if written_as[name] == name:
             arrays[name] = np.array(value, order="C")
-        else:
-            same[name] = known
     text = json.dumps(
         {
             "format": FORMAT,
@@ -80,7 +79,7 @@ def write(path: Path, saved: Saved) -> None:
             "history": dataclasses.asdict(History(list(state.records), state.stop_reason)),
             "patience": dataclasses.asdict(state.patience),
             "n_averaged": state.average.count,
-            "same": same,
+            "arrays": written_as,
         }
     )
     digest = _digest(text, arrays)
@@ -136,12 +135,9 @@ def read(path: Path) -> Saved:
 
 
 def _restored(fields: dict[str, Any], arrays: Params) -> Saved:
-    for name, known in fields["same"].items():
-        arrays[name] = arrays[known]
-
     def group(prefix: str) -> Params:
-        names = [name for name in arrays if name.startswith(prefix)]
-        return {name.removeprefix(prefix): arrays[name] for name in names}
+        names = {n: at for n, at in fields["arrays"].items() if n.startswith(prefix)}
+        return {name.removeprefix(prefix): arrays[at] for name, at in names.items()}
 
     now, kept, best = (
         Moment(group(f"{name}/params/"), group(f"{name}/optimizer/")) for name in _MOMENTS

@@ -8,6 +8,7 @@ from sklearn.utils import column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 
 from pydeq.estimators.base import AbstractDEQEstimator
+from pydeq.estimators.labels import labels_to_json
 from pydeq.model import log_softmax, softmax
 from pydeq.training import Data
 
@@ -281,6 +282,9 @@ class DEQClassifier(ClassifierMixin, AbstractDEQEstimator):
         if unseen:
             raise ValueError(f"y has unseen labels: {unseen}; the classes are {list(codes)}.")
         return np.array([codes[label] for label in labels.tolist()], np.int32)[inverse]
+
+    def _meaning_of_target(self) -> Any:
+        return labels_to_json(self.classes_)
 
     @property
     def _n_outputs(self) -> int:

@@ -7,6 +7,7 @@ parameters that cannot work is refused here too, before anything is computed.
 import dataclasses
 import math
 import numbers
+import os
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -29,6 +30,7 @@ from pydeq.model import (
 
 __all__ = [
     "FitSpecs",
+    "check_checkpoint",
     "check_depth",
     "check_engine",
     "check_flag",
@@ -211,6 +213,20 @@ def check_flag(params: Parameters, name: str) -> bool:
     if not isinstance(value, bool | np.bool_):
         raise ValueError(f"{name} must be True or False; got {value!r}.")
     return bool(value)
+
+
+def check_checkpoint(values: Parameters) -> None:
+    """Check the fields of a :class:`pydeq.Checkpoint`."""
+    if not isinstance(values["folder"], str | bytes | os.PathLike):
+        raise ValueError(
+            "checkpoint must be a folder's path or a pydeq.Checkpoint; got "
+            f"{type(values['folder']).__name__}."
+        )
+    if values["every_epochs"] is not None:
+        _integer(values, "every_epochs", 1, or_else="None")
+    if values["every_minutes"] is not None:
+        _number(values, "every_minutes", _NOT_NEGATIVE, or_else="None")
+    _integer(values, "keep", 1)
 
 
 def check_depth(depth: Any) -> int:

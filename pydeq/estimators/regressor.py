@@ -248,6 +248,9 @@ class DEQRegressor(RegressorMixin, AbstractDEQEstimator):
             )
         return TargetScale(self.target_mean_, self.target_scale_).apply(y).astype(dtype)
 
+    def _meaning_of_target(self) -> Any:
+        return [self.target_mean_.tolist(), self.target_scale_.tolist()]
+
     @property
     def _n_outputs(self) -> int:
         return len(self.target_mean_)

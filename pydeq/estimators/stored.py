@@ -18,7 +18,7 @@ from pydeq.estimators.legacy import modernised
 from pydeq.model import ModelSpec, Params, check_params, parameter_shapes
 from pydeq.training import History
 
-__all__ = ["describe", "restore"]
+__all__ = ["describe", "plain_parameters", "restore"]
 
 _SCALE = {"target_mean": 0.0, "target_scale": 1.0}
 """A regressor's scale of the target; in files that do not name it y was learned as it is."""
@@ -45,7 +45,7 @@ def describe(estimator: Any) -> tuple[dict[str, Any], Params]:
         "pydeq": __version__,
         "numpy": np.__version__,
         "class": type(estimator).__name__,
-        "parameters": {name: _plain(name, value) for name, value in values.items()},
+        "parameters": plain_parameters(values),
         "model": dataclasses.asdict(estimator.model_spec_),
         "history": dataclasses.asdict(estimator.history_),
         "engine": estimator.engine_,
@@ -230,6 +230,11 @@ def _group(arrays: Params, prefix: str) -> Params:
         for name, value in arrays.items()
         if name.startswith(prefix)
     }
+
+
+def plain_parameters(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an estimator's parameters as JSON has them."""
+    return {name: _plain(name, value) for name, value in values.items()}
 
 
 def _plain(name: str, value: Any) -> Any:

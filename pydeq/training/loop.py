@@ -19,7 +19,8 @@ from pydeq.training.state import Moment, Patience, State
 __all__ = ["AfterEpoch", "Data", "TrainResult", "Validation", "split", "train"]
 
 AfterEpoch = Callable[[State, bool], None]
-"""Is told the state after each epoch, and whether it is the last: of all, or before Ctrl-C."""
+"""Is told the state at the start and after each epoch; and whether it is the last, of all or
+before Ctrl-C."""
 
 
 @dataclass(frozen=True)
@@ -163,6 +164,7 @@ def train(
     tell = after_epoch or (lambda *_: None)
     with Progress(spec.max_iter, n_batches, verbose, len(state.records)) as progress:
         try:
+            tell(state, False)
             while not state.stop_reason:
                 order = epoch_order(len(data), spec.shuffle, rng)
                 record, moment = _epoch(session, order, spec, validation, progress.on_batch)

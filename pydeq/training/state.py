@@ -130,7 +130,7 @@ class State:
     now: Moment
     kept: Moment
     best: Moment
-    rng_state: dict[str, Any]
+    rng_state: Any
     kept_epoch: int = 0
     best_epoch: int = 0
     records: tuple[EpochRecord, ...] = ()
