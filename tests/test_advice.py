@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pydeq import ConvergenceWarning
-from pydeq.estimators.advice import warn_about_fit, warn_about_solve
+from pydeq.estimators.advice import Tally, warn_about_fit, warn_about_solve
 from pydeq.model import Equilibrium, ModelSpec, SolverSpec
 from pydeq.training import EpochRecord, History, TrainResult
 from pydeq.training.state import Moment
@@ -26,7 +26,7 @@ def solve_message(converged, residual=0.25, model=MODEL, solver=SOLVER, state=0.
         converged=np.array(converged),
     )
     with pytest.warns(ConvergenceWarning) as caught:
-        warn_about_solve(found, model, solver)
+        warn_about_solve(Tally().including(found), model, solver, found.state.dtype)
     (warning,) = caught
     return str(warning.message)
 
@@ -48,7 +48,7 @@ def test_a_solve_that_converged_is_silent():
     found = Equilibrium(*(np.zeros((2, 1)),) * 2, *(np.zeros(2),) * 2, np.ones(2, bool))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        warn_about_solve(found, MODEL, SOLVER)
+        warn_about_solve(Tally().including(found), MODEL, SOLVER, found.state.dtype)
 
 
 def test_the_count_the_worst_and_what_was_asked_for():

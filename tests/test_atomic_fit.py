@@ -50,11 +50,11 @@ def failing(function, error):
     return fail
 
 
-IN_BASE = ["validate_data", "get_engine", "start_fit", "split", "train", "Start"]
+IN_BASE = ["check_training", "get_engine", "start_fit", "split", "train", "Start"]
 IN_ENGINE = ["open"]
 IN_SESSION = ["load_data", "train_epoch", "params", "optimizer_state", "equilibrium", "close"]
 IN_ESTIMATOR = ["_learn_target", "_encode_target", "_start", "_keep"]
-IN_MODULES = ["parameters.check_sample_weight", "parameters.fit_specs", "parameters.check_engine"]
+IN_MODULES = ["parameters.fit_specs", "parameters.check_engine"]
 
 
 def inject(monkeypatch, cls, where, error):
@@ -99,7 +99,7 @@ def test_a_refit_that_fails_anywhere_leaves_the_model_as_it_was(
 @pytest.mark.parametrize(
     "where",
     [
-        *("validate_data", "get_engine", "train", "Start", *IN_ENGINE, "_encode_target", "_keep"),
+        *("check_training", "get_engine", "train", "Start", *IN_ENGINE, "_encode_target", "_keep"),
         *("load_data", "train_epoch", "params", "optimizer_state", "close", *IN_MODULES),
     ],
 )

@@ -784,7 +784,7 @@ def test_blocks_of_a_prediction_are_put_together(on_oracle, monkeypatch):
     model = DEQRegressor(**SMALL).fit(X, y)
     whole = model.equilibrium(X, certify=True)
     monkeypatch.setattr(
-        pydeq.estimators.base, "iter_blocks", lambda n, size: [slice(0, 17), slice(17, n)]
+        pydeq.estimators.samples, "iter_blocks", lambda n, size: [slice(0, 17), slice(17, n)]
     )
     parts = model.equilibrium(X, certify=True)
     for name in ("state", "output", "converged"):

@@ -7,6 +7,7 @@ import pytest
 
 from pydeq import DEQClassifier, DEQRegressor
 from pydeq.estimators import parameters as checks
+from pydeq.estimators.samples import check_sample_weight
 from pydeq.model import ModelSpec, OptimizerSpec, SolverSpec, TrainSpec
 
 
@@ -160,14 +161,14 @@ def test_an_integer_that_engines_cannot_count_to_is_refused_in_words(name, value
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("size", [1e-300, 1e-40, 1e-7, 1e7, 1e37, 1e300])
 def test_weights_of_any_size_are_relative(size, dtype):
-    weight = checks.check_sample_weight(size * np.array([0.0, 1.0, 2.0, 3.0]), 4, dtype)
+    weight = check_sample_weight(size * np.array([0.0, 1.0, 2.0, 3.0]), 4, dtype)
     assert weight.dtype == dtype
     np.testing.assert_allclose(weight, [0.0, 0.5, 1.0, 1.5], rtol=1e-6)
 
 
 def test_weights_of_common_size_stay_as_they_are():
     weight = np.array([0.0, 0.25, 1000.0])
-    np.testing.assert_array_equal(checks.check_sample_weight(weight, 3, "float64"), weight)
+    np.testing.assert_array_equal(check_sample_weight(weight, 3, "float64"), weight)
 
 
 # --- combinations ---
@@ -239,12 +240,12 @@ def test_the_odes_tolerances_are_never_looser_than_the_searchs():
 
 
 def test_no_sample_weight_is_all_ones_in_the_dtype():
-    weight = checks.check_sample_weight(None, 3, np.float32)
+    weight = check_sample_weight(None, 3, np.float32)
     np.testing.assert_array_equal(weight, np.ones(3, np.float32), strict=True)
 
 
 def test_sample_weight_takes_the_dtype_of_the_model():
-    weight = checks.check_sample_weight([1, 0, 2], 3, np.float32)
+    weight = check_sample_weight([1, 0, 2], 3, np.float32)
     np.testing.assert_array_equal(weight, np.array([1, 0, 2], np.float32), strict=True)
 
 
@@ -261,7 +262,7 @@ def test_sample_weight_takes_the_dtype_of_the_model():
 )
 def test_sample_weight_refused(weight, message):
     with pytest.raises(ValueError, match=message):
-        checks.check_sample_weight(weight, 3, np.float64)
+        check_sample_weight(weight, 3, np.float64)
 
 
 # --- the rest ---

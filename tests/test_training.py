@@ -103,7 +103,7 @@ def test_the_average_leaves_out_an_epoch_that_diverged():
 
 
 def test_early_stopping_keeps_the_best_epoch_not_an_average():
-    validation = Validation(DATA, lambda output, data: output[0, 0])
+    validation = Validation(DATA, lambda output, *_: output[0, 0])
     _, result = run([report()] * 5, spec(average=True), validation, outputs=[1, 2, 5, 4, 3])
     assert epoch_kept(result) == 3
 
@@ -256,7 +256,7 @@ def test_other_exceptions_pass():
 
 # --- early stopping ---
 
-VALIDATION = Validation(DATA.at(np.arange(2)), lambda output, data: float(output.mean()))
+VALIDATION = Validation(DATA.at(np.arange(2)), lambda output, *_: float(output.mean()))
 
 
 def test_early_stopping_keeps_the_best_validation_score():
@@ -288,18 +288,32 @@ def test_a_score_of_nan_is_no_improvement():
 def test_validation_is_scored_on_its_own_samples():
     seen = []
     held_out = DATA.at(np.array([1, 4]))
-    validation = Validation(held_out, lambda output, data: seen.append((output, data)) or 0.0)
+    validation = Validation(held_out, lambda *scored: seen.append(scored) or 0.0)
     run([report()] * 5, validation=validation, outputs=[7.0] * 5)
     assert len(seen) == 5
-    output, data = seen[0]
+    output, target, weight = seen[0]
     np.testing.assert_array_equal(output, [[7.0], [7.0]])
-    assert data is held_out
+    np.testing.assert_array_equal(target, DATA.target[[1, 4]])
+    np.testing.assert_array_equal(weight, DATA.weight[[1, 4]])
 
 
-def test_data_at_takes_the_same_samples_of_each():
-    part = DATA.at(np.array([False, True, False, True, False, False]))
-    np.testing.assert_array_equal(part.x, DATA.x[[1, 3]])
-    assert len(part) == len(part.target) == len(part.weight) == 2
+def test_data_at_takes_the_same_samples_of_each_and_copies_none():
+    data = Data(DATA.x, DATA.x[:, :1], DATA.x[:, 1], np.array([0, 1, 3, 5]))
+    part = data.at(np.array([1, 2]))
+    (x,) = part.blocks()
+    np.testing.assert_array_equal(x, DATA.x[[1, 3]])
+    np.testing.assert_array_equal(part.targets(), DATA.x[[1, 3], :1])
+    np.testing.assert_array_equal(part.weights(), DATA.x[[1, 3], 1])
+    assert len(part) == 2
+    assert part.x is data.x
+
+
+def test_the_order_is_of_the_samples_that_are_meant():
+    session = ScriptedSession([report()] * 5)
+    data = DATA.at(np.array([1, 2, 4, 5]))
+    train(session, data, np.random.default_rng(0), SPEC)
+    assert all(sorted(order) == [1, 2, 4, 5] for order, _ in session.orders)
+    assert session.loaded[0] is DATA.x
 
 
 # --- progress ---

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -9,26 +10,55 @@ from pydeq.errors import ConvergenceWarning
 from pydeq.model import Equilibrium, ModelSpec, SolverSpec
 from pydeq.training import TrainResult
 
-__all__ = ["warn_about_fit", "warn_about_solve"]
+__all__ = ["Tally", "warn_about_fit", "warn_about_solve"]
 
 # stacklevel of the user's line: above it are this module's two and the estimator's two functions.
 _USER = 5
 
 
-def warn_about_solve(found: Equilibrium, model: ModelSpec, solver: SolverSpec) -> None:
+class Tally(NamedTuple):
+    """What became of the samples of a solve.
+
+    Attributes
+    ----------
+    n_samples, n_failed : int
+    n_infinite : int
+        Of those that failed, with a state that is not finite.
+    worst : float
+        Largest finite residual of those that failed; inf: none is finite.
+    """
+
+    n_samples: int = 0
+    n_failed: int = 0
+    n_infinite: int = 0
+    worst: float = np.inf
+
+    def including(self, found: Equilibrium) -> "Tally":
+        """Return the tally with more samples."""
+        failed = ~found.converged
+        residuals = found.residual[failed & np.isfinite(found.residual)]
+        worst = float(residuals.max()) if residuals.size else np.inf
+        known = [value for value in (self.worst, worst) if value < np.inf]
+        return Tally(
+            self.n_samples + len(failed),
+            self.n_failed + int(failed.sum()),
+            self.n_infinite + int((~np.isfinite(found.state[failed]).all(axis=1)).sum()),
+            max(known, default=np.inf),
+        )
+
+
+def warn_about_solve(tally: Tally, model: ModelSpec, solver: SolverSpec, dtype: np.dtype) -> None:
     """Warn, once, where samples have not converged."""
-    failed = ~found.converged
-    if not failed.any():
+    if not tally.n_failed:
         return
-    counts = f"{failed.sum()} of {len(failed)} samples"
-    infinite = int((~np.isfinite(found.state).all(axis=1)).sum())
-    note = f", {infinite} of them with a state that is not finite" if infinite else ""
-    residuals = found.residual[failed & np.isfinite(found.residual)]
-    worst = residuals.max() if residuals.size else np.inf
+    note = ""
+    if tally.n_infinite:
+        note = f", {tally.n_infinite} of them with a state that is not finite"
     _warn(
-        f"{counts} did not reach {_goal(model, solver, worst)}{note}. What is returned for them is "
+        f"{tally.n_failed} of {tally.n_samples} samples did not reach "
+        f"{_goal(model, solver, tally.worst)}{note}. What is returned for them is "
         f"not a prediction to rely on; equilibrium(X).converged marks them. "
-        f"{_cure(model, solver, found.state.dtype)}"
+        f"{_cure(model, solver, dtype)}"
     )
 
 

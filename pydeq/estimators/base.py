@@ -4,20 +4,19 @@ import abc
 import contextlib
 import copy
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
-from sklearn.base import BaseEstimator
-from sklearn.utils.validation import check_is_fitted, validate_data
 
 from pydeq.engines import AbstractSession, Device, EngineName, get_engine
-from pydeq.estimators import advice, model_file, parameters, stored
+from pydeq.estimators import advice, parameters
 from pydeq.estimators.checkpoint import Keeper, identity
+from pydeq.estimators.fitted import AbstractFitted
+from pydeq.estimators.samples import check_training
 from pydeq.model import (
     Activation,
     Adjoint,
-    Equilibrium,
     Loss,
     ModelSpec,
     OptimizerSpec,
@@ -26,9 +25,6 @@ from pydeq.model import (
     SolverSpec,
     Stability,
     TrainSpec,
-    certify,
-    iter_blocks,
-    joined,
 )
 from pydeq.training import (
     Data,
@@ -42,23 +38,22 @@ from pydeq.training import (
     train,
 )
 
-__all__ = ["AbstractDEQEstimator"]
+__all__ = ["AbstractDEQEstimator", "TargetBlocks"]
+
+TargetBlocks = Callable[[], Iterator[tuple[np.ndarray, np.ndarray]]]
 
 
-class AbstractDEQEstimator(BaseEstimator, abc.ABC):
+class AbstractDEQEstimator(AbstractFitted):
     """Fit, predict and keep a deep equilibrium model; final classes say what a target is.
 
     Randomness: see :func:`pydeq.training.start_fit`.
 
     A fit works on a copy of the estimator, and the estimator becomes that copy at its end, in one
-    assignment: a call that raises has changed nothing. What only reads takes a copy too, so that
-    it sees one model from its beginning to its end, whatever other threads fit meanwhile.
+    assignment: a call that raises has changed nothing.
     """
 
     n_features_in_: int
     feature_names_in_: np.ndarray
-    model_spec_: ModelSpec
-    params_: Params
     optimizer_state_: Params
     history_: History
     engine_: str
@@ -133,8 +128,11 @@ class AbstractDEQEstimator(BaseEstimator, abc.ABC):
         self.device = device
 
     @abc.abstractmethod
-    def _learn_target(self, y: np.ndarray, weight: np.ndarray, classes: Any) -> None:
-        """Take from y what encoding and decoding need; `classes` are all labels to come, if any."""
+    def _learn_target(self, blocks: TargetBlocks, classes: Any) -> None:
+        """Take from y what encoding and decoding need; `classes` are all labels to come, if any.
+
+        Each call of `blocks` yields y and the sample weights, block by block.
+        """
 
     @abc.abstractmethod
     def _encode_target(self, y: np.ndarray, dtype: np.dtype) -> np.ndarray:
@@ -150,15 +148,13 @@ class AbstractDEQEstimator(BaseEstimator, abc.ABC):
         """Width of the model's output."""
 
     @abc.abstractmethod
-    def _decode_output(self, output: np.ndarray) -> np.ndarray:
-        """Return the model's output ``(n, n_outputs)`` as users are given it."""
-
-    @abc.abstractmethod
     def _stratum(self, target: np.ndarray) -> np.ndarray | None:
         """Return what a validation split has to keep in proportion, ``(n,)``."""
 
     @abc.abstractmethod
-    def _validation_score(self, output: np.ndarray, data: Data) -> float:
+    def _validation_score(
+        self, output: np.ndarray, target: np.ndarray, weight: np.ndarray
+    ) -> float:
         """Return the score of raw output ``(n, n_outputs)``; more is better."""
 
     @property
@@ -171,9 +167,6 @@ class AbstractDEQEstimator(BaseEstimator, abc.ABC):
         """Training loss of each epoch in `history_`."""
         return self.history_.loss
 
-    def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "params_")
-
     def fit(self, X: Any, y: Any, sample_weight: Any = None, *, checkpoint: Any = None) -> Self:
         """Fit the model to samples and their targets.
 
@@ -185,7 +178,10 @@ class AbstractDEQEstimator(BaseEstimator, abc.ABC):
         Parameters
         ----------
         X : array-like (n_samples, n_features)
-            float32 is worked with in float32, everything else in float64.
+            float32 is worked with in float32, everything else in float64. A memory-mapped file
+            (``numpy.load(path, mmap_mode="r")``) is read a few batches at a time, however large it
+            is. Datasets of h5py and arrays of zarr and Dask that are larger than 64 MB are first
+            copied, block by block, to such a file in the folder for temporary files.
         y : array-like (n_samples,) or, for regression, (n_samples, n_outputs)
             Class labels or real numbers.
         sample_weight : array-like (n_samples,), optional
@@ -203,116 +199,6 @@ class AbstractDEQEstimator(BaseEstimator, abc.ABC):
         self
         """
         return self._fit(X, y, sample_weight, incremental=False, checkpoint=checkpoint)
-
-    def equilibrium(self, X: Any, certify: bool = False) -> Equilibrium:
-        """Return the equilibrium of each sample: state, output, residual, evaluations, converged.
-
-        Parameters
-        ----------
-        X : array-like (n_samples, n_features)
-        certify : bool, default=False
-            Whether to add two certificates to each sample, in numpy float64 whatever the engine.
-            ``spectral_abscissa`` estimates the largest real part of the eigenvalues of df/dz - I
-            at its state. Where it is negative and the sample converged, the neural ODE returns to
-            this equilibrium. ``distance_bound`` is a guaranteed bound of the Euclidean distance
-            from its state to the exact equilibrium, inf where nothing is guaranteed. It takes
-            milliseconds a sample. See :mod:`pydeq.model.certificate`.
-
-        Returns
-        -------
-        Equilibrium
-            Its ``output`` is raw: the predicted values, or logits of the classes.
-
-        Warns
-        -----
-        ConvergenceWarning
-            If samples did not converge; their ``converged`` is False.
-        """
-        certify = parameters.check_flag({"certify": certify}, "certify")
-        return self._snapshot()._solve(X, keep_state=True, with_certificates=certify)
-
-    def trajectory(self, X: Any, depth: int) -> np.ndarray:
-        """Return the fixed-point iterates u(k + 1) = f(u(k), h) of each sample.
-
-        Parameters
-        ----------
-        X : array-like (n_samples, n_features)
-        depth : int
-            Number of iterations after the start u(0) = f(0, h).
-
-        Returns
-        -------
-        ndarray (depth + 1, n_samples, n_state)
-            The iterates as they are, whether or not they approach an equilibrium.
-        """
-        fitted = self._snapshot()
-        X = np.asarray(fitted._check_samples(X), fitted._dtype, order="C")
-        depth = parameters.check_depth(depth)
-        with fitted._open(SolverSpec()) as session:
-            return session.trajectory(X, depth)
-
-    def save(self, path: model_file.PathName) -> None:
-        """Write the fitted estimator to one safetensors file; :func:`pydeq.load` reads it.
-
-        Parameters
-        ----------
-        path : str or path-like
-            A file that is already there is replaced in one step, once the new one is complete; it
-            keeps its mode. A symbolic link is followed.
-
-        Raises
-        ------
-        OSError
-            If the file cannot be written, or the path is a directory, a pipe or a device.
-        ValueError
-            If a parameter is one that `fit` would refuse.
-        """
-        fitted = self._snapshot()
-        check_is_fitted(fitted)
-        model_file.write(path, *stored.describe(fitted))
-
-    def _snapshot(self) -> Self:
-        """Return the estimator as it is at this moment."""
-        same = object.__new__(type(self))
-        vars(same).update(vars(self))
-        return same
-
-    def _solve(
-        self, X: Any, keep_state: bool = False, with_certificates: bool = False
-    ) -> Equilibrium:
-        """Return the equilibria of X, converted and solved block by block.
-
-        Without `keep_state` the states are ``(n, 1)``, the size of the largest component alone.
-        """
-        X = self._check_samples(X)
-        # Tolerances may be changed after the fit; the model is the one that was fitted.
-        solver = parameters.solver_spec(self.get_params(deep=False), self.model_spec_)
-        parts = []
-        with self._open(solver) as session:
-            for rows in iter_blocks(len(X), X.shape[1] * self._dtype.itemsize):
-                x = np.asarray(X[rows], self._dtype, order="C")
-                part = session.equilibrium(x)
-                if with_certificates:
-                    part = certify(self.model_spec_, self.params_, x, part)
-                if not keep_state:
-                    size = np.abs(part.state).max(axis=1, keepdims=True)
-                    part = dataclasses.replace(part, state=size)
-                parts.append(part)
-        found = joined(parts)
-        found = dataclasses.replace(found, output=self._decode_output(found.output))
-        advice.warn_about_solve(found, self.model_spec_, solver)
-        return found
-
-    def _check_samples(self, X: Any) -> np.ndarray:
-        check_is_fitted(self)
-        parameters.check_unmasked(X, "X")
-        samples: Any = validate_data(self, X, reset=False, dtype="numeric")
-        parameters.check_range(samples, self._dtype)
-        return samples
-
-    @property
-    def _dtype(self) -> np.dtype:
-        return self.params_["cell.0.weight"].dtype
 
     @contextlib.contextmanager
     def _open(self, solver: SolverSpec) -> Iterator[AbstractSession]:
@@ -356,7 +242,7 @@ class AbstractDEQEstimator(BaseEstimator, abc.ABC):
             start = keeper.start
         held_out = None
         if training.early_stopping:
-            stratum = new._stratum(data.target)
+            stratum = new._stratum(data.targets())
             data, held = split(data, training.validation_fraction, stratum, start.rng)
             held_out = Validation(held, new._validation_score)
         n_epochs = keeper.n_epochs if keeper else 0
@@ -379,19 +265,12 @@ class AbstractDEQEstimator(BaseEstimator, abc.ABC):
         return self
 
     def _check_data(self, X: Any, y: Any, sample_weight: Any, resume: bool, classes: Any) -> Data:
-        """Return the samples that have weight."""
-        parameters.check_unmasked(X, "X")
-        parameters.check_unmasked(y, "y")
-        X, y = validate_data(self, X, y, reset=not resume, dtype="numeric", **self._y_checks)
-        dtype = self._dtype if resume else np.dtype("f4" if X.dtype == np.float32 else "f8")
-        parameters.check_range(X, dtype)
-        weight = parameters.check_sample_weight(sample_weight, len(X), dtype)
-        counts = weight > 0
-        if not counts.all():
-            X, y, weight = X[counts], y[counts], weight[counts]
+        dtype = self._dtype if resume else None
+        samples = check_training(self, X, y, sample_weight, self._y_checks, dtype)
         if not resume:
-            self._learn_target(y, weight, classes)
-        return Data(X, self._encode_target(y, dtype), weight)
+            self._learn_target(samples.counted, classes)
+        target = samples.target(lambda y: self._encode_target(y, samples.dtype))
+        return Data(samples.x, target, samples.weight, samples.index)
 
     def _start(
         self,

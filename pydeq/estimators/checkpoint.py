@@ -13,8 +13,8 @@ import numpy as np
 
 from pydeq.estimators import checkpoint_file, parameters
 from pydeq.estimators.checkpoint_file import DamagedError, Saved
+from pydeq.estimators.rows import read_blocks, row_bytes
 from pydeq.estimators.stored import plain_parameters
-from pydeq.model import iter_blocks
 from pydeq.training import Data, Start, State
 
 __all__ = ["Checkpoint", "Keeper", "digest", "identity"]
@@ -227,9 +227,7 @@ def identity(
 def digest(rows: np.ndarray) -> str:
     """Return a digest of an array's shape, dtype and values, read block by block."""
     found = hashlib.blake2b(f"{rows.dtype} {rows.shape}".encode(), digest_size=16)
-    row_bytes = rows.dtype.itemsize * int(np.prod(rows.shape[1:]))
-    for block in iter_blocks(len(rows), row_bytes):
-        part = rows[block]
+    for part in read_blocks(rows, row_bytes(rows)):
         # What is no number has no bytes of its own.
         content = repr(part.tolist()).encode() if part.dtype.hasobject else part.tobytes()
         found.update(content)

@@ -7,10 +7,9 @@ from sklearn.base import ClassifierMixin
 from sklearn.utils import column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 
-from pydeq.estimators.base import AbstractDEQEstimator
+from pydeq.estimators.base import AbstractDEQEstimator, TargetBlocks
 from pydeq.estimators.labels import labels_to_json
-from pydeq.model import log_softmax, softmax
-from pydeq.training import Data
+from pydeq.model import Equilibrium, log_softmax, softmax
 
 __all__ = ["DEQClassifier"]
 
@@ -223,8 +222,8 @@ class DEQClassifier(ClassifierMixin, AbstractDEQEstimator):
             Labels from `classes_`.
         """
         fitted = self._snapshot()
-        best = fitted._solve(X).output.argmax(axis=1)
-        return fitted.classes_[best]
+        best = fitted._solve(X, lambda rows, x, part: part.output.argmax(axis=1))
+        return fitted.classes_[np.concatenate(best)]
 
     def decision_function(self, X: Any) -> np.ndarray:
         """Return how far each sample is on the side of a class.
@@ -239,7 +238,7 @@ class DEQClassifier(ClassifierMixin, AbstractDEQEstimator):
             The logits, in the order of `classes_`. Of two classes the difference of the second's
             and the first's, which is above 0 where the second is predicted.
         """
-        logits = self._snapshot()._solve(X).output
+        logits = np.concatenate(self._snapshot()._solve(X, _logits))
         return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits
 
     def predict_proba(self, X: Any) -> np.ndarray:
@@ -254,7 +253,7 @@ class DEQClassifier(ClassifierMixin, AbstractDEQEstimator):
         ndarray (n_samples, n_classes)
             In the order of `classes_`; each row sums to 1.
         """
-        return softmax(self._snapshot()._solve(X).output, axis=1)
+        return softmax(np.concatenate(self._snapshot()._solve(X, _logits)), axis=1)
 
     def predict_log_proba(self, X: Any) -> np.ndarray:
         """Return the natural logarithm of the probability of each class.
@@ -268,11 +267,14 @@ class DEQClassifier(ClassifierMixin, AbstractDEQEstimator):
         ndarray (n_samples, n_classes)
             In the order of `classes_`.
         """
-        return log_softmax(self._snapshot()._solve(X).output, axis=1)
+        return log_softmax(np.concatenate(self._snapshot()._solve(X, _logits)), axis=1)
 
-    def _learn_target(self, y: np.ndarray, weight: np.ndarray, classes: Any) -> None:
-        check_classification_targets(y)
-        self.classes_ = _check_classes(y if classes is None else classes)
+    def _learn_target(self, blocks: TargetBlocks, classes: Any) -> None:
+        labels = []
+        for y, _ in blocks():
+            check_classification_targets(y)
+            labels.append(np.unique(column_or_1d(y)))
+        self.classes_ = _check_classes(np.concatenate(labels) if classes is None else classes)
 
     def _encode_target(self, y: np.ndarray, dtype: np.dtype) -> np.ndarray:
         check_classification_targets(y)
@@ -296,9 +298,14 @@ class DEQClassifier(ClassifierMixin, AbstractDEQEstimator):
     def _stratum(self, target: np.ndarray) -> np.ndarray:
         return target
 
-    def _validation_score(self, output: np.ndarray, data: Data) -> float:
-        hits = output.argmax(axis=1) == data.target
-        return float(np.average(hits, weights=data.weight))
+    def _validation_score(
+        self, output: np.ndarray, target: np.ndarray, weight: np.ndarray
+    ) -> float:
+        return float(np.average(output.argmax(axis=1) == target, weights=weight))
+
+
+def _logits(rows: slice, x: np.ndarray, part: Equilibrium) -> np.ndarray:
+    return part.output
 
 
 def _check_classes(labels: Any) -> np.ndarray:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from sklearn.utils import check_array
 
 from pydeq.engines import DEVICES, ENGINES
 from pydeq.model import (
@@ -34,10 +33,7 @@ __all__ = [
     "check_depth",
     "check_engine",
     "check_flag",
-    "check_range",
     "check_same_model",
-    "check_sample_weight",
-    "check_unmasked",
     "fit_specs",
     "model_spec",
     "optimizer_spec",
@@ -232,60 +228,6 @@ def check_checkpoint(values: Parameters) -> None:
 def check_depth(depth: Any) -> int:
     """Return the number of iterates after the start, an integer of at least 0."""
     return _integer({"depth": depth}, "depth", 0)
-
-
-def check_sample_weight(sample_weight: Any, n_samples: int, dtype: Any) -> np.ndarray:
-    """Return the weight of every sample, ``(n_samples,)``: finite, none negative, not all zero.
-
-    Weights whose sum or largest square `dtype` cannot hold, or that are too small for it, are
-    divided by their mean: the loss is a weighted mean.
-    """
-    if sample_weight is None:
-        return np.ones(n_samples, dtype)
-    check_unmasked(sample_weight, "sample_weight")
-    weight = check_array(
-        sample_weight, ensure_2d=False, dtype="float64", order="C", input_name="sample_weight"
-    )
-    if weight.shape != (n_samples,):
-        raise ValueError(
-            f"sample_weight must have one weight for each of the {n_samples} samples, shape "
-            f"({n_samples},); got shape {weight.shape}."
-        )
-    if (weight < 0).any():
-        raise ValueError(f"sample_weight must not be negative; its smallest is {weight.min():g}.")
-    if not weight.any():
-        raise ValueError("sample_weight must be above zero for at least one sample.")
-    if not _EVEN[0] <= weight[weight > 0].mean() <= _EVEN[1]:
-        weight = weight / weight.max()
-        weight /= weight[weight > 0].mean()
-    return weight.astype(dtype)
-
-
-_EVEN = (1e-6, 1e6)
-"""Between these a mean weight leaves room for products and sums in every dtype."""
-
-
-def check_unmasked(values: Any, name: str) -> None:
-    """Raise ValueError where `values`, or parts of it, are masked: numpy would read through."""
-    parts = values if isinstance(values, list | tuple) else [values]
-    if any(np.ma.isMaskedArray(part) and np.ma.getmaskarray(part).any() for part in parts):
-        raise ValueError(
-            f"{name} has masked values, and every value is needed; got a masked array. Fill them, "
-            "or leave their samples out."
-        )
-
-
-def check_range(X: np.ndarray, dtype: np.dtype) -> None:
-    """Raise ValueError where X is no array of real numbers that `dtype` can hold.
-
-    An array that is not wider is not looked at: its values were found finite.
-    """
-    if X.dtype.kind not in "biuf":
-        raise ValueError(f"X must have real numbers; got dtype {X.dtype}.")
-    if X.dtype.kind == "f" and X.dtype.itemsize > dtype.itemsize:
-        largest = max(-X.min(), X.max())
-        if largest > np.finfo(dtype).max:
-            raise ValueError(f"Input X contains infinity or a value too large for {dtype!r}.")
 
 
 def check_same_model(fitted: ModelSpec, asked: ModelSpec, action: str) -> None:

@@ -7,9 +7,8 @@ from sklearn.base import RegressorMixin
 from sklearn.metrics import r2_score
 from sklearn.utils import Tags
 
-from pydeq.estimators.base import AbstractDEQEstimator
+from pydeq.estimators.base import AbstractDEQEstimator, TargetBlocks
 from pydeq.estimators.scaling import TargetScale
-from pydeq.training import Data
 
 __all__ = ["DEQRegressor"]
 
@@ -227,16 +226,20 @@ class DEQRegressor(RegressorMixin, AbstractDEQEstimator):
             In the shape of the y that was fitted.
         """
         fitted = self._snapshot()
-        output = fitted._solve(X).output
+        output = np.concatenate(
+            fitted._solve(X, lambda rows, x, part: fitted._decode_output(part.output))
+        )
         return output[:, 0] if fitted._single_target else output
 
-    def _learn_target(self, y: np.ndarray, weight: np.ndarray, classes: Any) -> None:
-        self._single_target = y.ndim == 1
-        y = _two_dimensional(y)
+    def _learn_target(self, blocks: TargetBlocks, classes: Any) -> None:
+        first = next(blocks())[0]
+        self._single_target = first.ndim == 1
         if self.n_state is None:
-            scale = TargetScale.none(y.shape[1])
+            scale = TargetScale.none(_two_dimensional(first).shape[1])
         else:
-            scale = TargetScale.of(y, weight.astype(np.float64))
+            scale = TargetScale.of(
+                lambda: ((_two_dimensional(y), w.astype(np.float64)) for y, w in blocks())
+            )
         self.target_mean_, self.target_scale_ = scale.mean, scale.scale
 
     def _encode_target(self, y: np.ndarray, dtype: np.dtype) -> np.ndarray:
@@ -261,10 +264,12 @@ class DEQRegressor(RegressorMixin, AbstractDEQEstimator):
     def _stratum(self, target: np.ndarray) -> None:
         return None
 
-    def _validation_score(self, output: np.ndarray, data: Data) -> float:
+    def _validation_score(
+        self, output: np.ndarray, target: np.ndarray, weight: np.ndarray
+    ) -> float:
         if not np.isfinite(output).all():
             return np.nan
-        return float(r2_score(data.target, output, sample_weight=data.weight))
+        return float(r2_score(target, output, sample_weight=weight))
 
 
 def _two_dimensional(y: np.ndarray) -> np.ndarray:

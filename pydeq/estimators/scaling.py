@@ -1,5 +1,6 @@
 """The scale of a regression target: a model learns each output at mean 0 and spread 1."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,7 +30,7 @@ class TargetScale:
         return cls(np.zeros(n_outputs), np.ones(n_outputs))
 
     @classmethod
-    def of(cls, y: np.ndarray, weight: np.ndarray) -> "TargetScale":
+    def of(cls, blocks: Callable[[], Iterator[tuple[np.ndarray, np.ndarray]]]) -> "TargetScale":
         """Return the weighted mean and standard deviation of each output.
 
         The scale of an output that is constant is its size, or 1 where it is 0. No sample is
@@ -37,21 +38,32 @@ class TargetScale:
 
         Parameters
         ----------
-        y : ndarray of float64 (n, n_outputs)
-        weight : ndarray (n,)
-            Above 0.
+        blocks : callable
+            Each call yields y, float64 ``(n, n_outputs)``, and the weights, ``(n,)`` above 0, block
+            by block.
         """
-        size = np.abs(y).max(axis=0)
+        first = next(blocks())[0][0]
+        size, heaviest, constant = np.zeros(len(first)), 0.0, np.ones(len(first), bool)
+        for y, weight in blocks():
+            size = np.maximum(size, np.abs(y).max(axis=0))
+            heaviest = max(heaviest, weight.max())
+            constant &= (y == first).all(axis=0)
         size[size == 0] = 1.0
-        share = weight / weight.max()
         # In units of the largest value nothing overflows, whatever the target.
-        unit = y / size
-        mean = np.average(unit, axis=0, weights=share)
-        spread = np.sqrt(np.average((unit - mean) ** 2, axis=0, weights=share))
-        spread = np.maximum(spread, np.abs(unit - mean).max(axis=0) / _WIDEST)
-        constant = (y == y[0]).all(axis=0)
+        total, mean = 0.0, np.zeros(len(first))
+        for y, weight in blocks():
+            share = weight / heaviest
+            total += share.sum()
+            mean += share @ (y / size)
+        mean /= total
+        spread, widest = np.zeros(len(first)), np.zeros(len(first))
+        for y, weight in blocks():
+            away = y / size - mean
+            spread += weight / heaviest @ away**2
+            widest = np.maximum(widest, np.abs(away).max(axis=0))
+        spread = np.maximum(np.sqrt(spread / total), widest / _WIDEST)
         spread[constant] = 1.0
-        mean[constant] = unit[0, constant]
+        mean[constant] = (first / size)[constant]
         # Next to the smallest number that is not 0, a spread may round to 0.
         scale = np.maximum(spread * size, np.finfo(np.float64).tiny)
         return cls(mean * size, scale)

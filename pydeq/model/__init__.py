@@ -20,6 +20,7 @@ from pydeq.model.params import (
     parameter_shapes,
     unflatten,
 )
+from pydeq.model.reading import RowReader, read_ahead
 from pydeq.model.spec import (
     ACTIVATIONS,
     ADJOINTS,
@@ -51,6 +52,7 @@ __all__ = [
     "ModelSpec",
     "OptimizerSpec",
     "Params",
+    "RowReader",
     "Solver",
     "SolverSpec",
     "Stability",
@@ -70,6 +72,7 @@ __all__ = [
     "padded_size",
     "parameter_shapes",
     "probes",
+    "read_ahead",
     "residual",
     "softmax",
     "unflatten",

@@ -9,10 +9,16 @@ __all__ = ["chunks", "epoch_order", "iter_batches", "iter_blocks", "padded_size"
 STEP, SMALL, CHUNK = 64, 256, 1024
 """Rows: what small batches are a multiple of; what a small one is; the most of a prediction's."""
 
+BLOCK_BYTES, BLOCK_ROWS = 16 << 20, 16_384
+"""The most that is converted and checked at once."""
+
 
 def epoch_order(n: int, shuffle: bool, rng: np.random.Generator) -> np.ndarray:
-    """Return the sample indices of one epoch, int64 ``(n,)``."""
-    return rng.permutation(n) if shuffle else np.arange(n)
+    """Return the sample indices of one epoch, ``(n,)`` of int32 or, if need be, int64."""
+    order = np.arange(n, dtype=np.int32 if n <= np.iinfo(np.int32).max else np.int64)
+    if shuffle:
+        rng.shuffle(order)  # in place, and as rng.permutation(n)
+    return order
 
 
 def iter_batches(order: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
@@ -26,7 +32,7 @@ def iter_blocks(n: int, row_bytes: int) -> Iterator[slice]:
 
     Large blocks are multiples of 1024 rows, which engines compile for.
     """
-    size = min(max(1, (16 << 20) // max(row_bytes, 1)), 16_384)
+    size = min(max(1, BLOCK_BYTES // max(row_bytes, 1)), BLOCK_ROWS)
     if size > 1024:
         size -= size % 1024
     for start in range(0, n, size):

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 from sklearn.model_selection import train_test_split
 
 from pydeq.engines import AbstractSession, OnBatch
-from pydeq.model import TrainSpec, epoch_order
+from pydeq.model import RowReader, TrainSpec, epoch_order, iter_blocks
 from pydeq.training.history import EpochRecord, History
 from pydeq.training.progress import Progress
 from pydeq.training.state import Moment, Patience, State
@@ -27,35 +27,61 @@ before Ctrl-C."""
 class Data:
     """Samples as an engine takes them; `x` as users gave it, else of the model's dtype.
 
+    Any of the arrays may be a memory-mapped file.
+
     Attributes
     ----------
     x : ndarray (n, n_features)
     target : ndarray (n, n_outputs) or, of int32, (n,)
         Values, or indices of classes.
     weight : ndarray (n,)
+    index : ndarray of int or None
+        Those of the n samples that are meant; None: all.
     """
 
     x: np.ndarray
     target: np.ndarray
     weight: np.ndarray
+    index: np.ndarray | None = None
 
     def __len__(self) -> int:
-        return len(self.x)
+        return len(self.x if self.index is None else self.index)
 
     def at(self, index: np.ndarray) -> "Data":
-        """Return the samples at `index` (integers, or a boolean mask)."""
-        return Data(self.x[index], self.target[index], self.weight[index])
+        """Return the samples at `index`, integers, of those that are meant; nothing is copied."""
+        if self.index is not None:
+            index = self.index[index]
+        return Data(self.x, self.target, self.weight, index)
+
+    def targets(self) -> np.ndarray:
+        """Return the target of the samples that are meant."""
+        return self.target if self.index is None else self.target[self.index]
+
+    def weights(self) -> np.ndarray:
+        """Return the weight of the samples that are meant."""
+        return self.weight if self.index is None else self.weight[self.index]
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """Yield x of the samples that are meant, block by block."""
+        reader, index = RowReader(self.x), self.index
+        for rows in iter_blocks(len(self), self.x.dtype.itemsize * self.x.shape[1]):
+            yield reader(rows if index is None else index[rows])
 
 
 @dataclass(frozen=True)
 class Validation:
-    """Samples held out, and how well an output fits them: ``score(output, data)``, more is better.
+    """Samples held out, and how well an output fits them: more is better.
 
-    A score of NaN counts as no improvement.
+    ``score(output, target, weight)`` of NaN counts as no improvement.
     """
 
     data: Data
-    score: Callable[[np.ndarray, Data], float]
+    score: Callable[[np.ndarray, np.ndarray, np.ndarray], float]
+
+    def of(self, session: AbstractSession) -> float:
+        """Return the score of a session's weights."""
+        outputs = [session.equilibrium(x).output for x in self.data.blocks()]
+        return self.score(np.concatenate(outputs), self.data.targets(), self.data.weights())
 
 
 @dataclass(frozen=True)
@@ -167,6 +193,8 @@ def train(
             tell(state, False)
             while not state.stop_reason:
                 order = epoch_order(len(data), spec.shuffle, rng)
+                if data.index is not None:
+                    order = data.index[order]
                 record, moment = _epoch(session, order, spec, validation, progress.on_batch)
                 state = _after(state, record, moment, rng, spec, validation, len(data))
                 progress.on_epoch(record)
@@ -234,8 +262,7 @@ def _epoch(
     moment = Moment.of(session)
     score = None
     if validation is not None:
-        output = session.equilibrium(validation.data.x).output
-        score = validation.score(output, validation.data)
+        score = validation.of(session)
     seconds = time.perf_counter() - start
     record = EpochRecord(
         loss=report.loss,
