@@ -18,7 +18,6 @@ from pydeq.model.params import (
     flatten,
     init_params,
     parameter_shapes,
-    unflatten,
 )
 from pydeq.model.reading import RowReader, read_ahead
 from pydeq.model.spec import (
@@ -75,5 +74,4 @@ __all__ = [
     "read_ahead",
     "residual",
     "softmax",
-    "unflatten",
 ]

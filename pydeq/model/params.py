@@ -10,7 +10,7 @@ import numpy as np
 
 from pydeq.model.spec import ModelSpec
 
-__all__ = ["Params", "check_params", "flatten", "init_params", "parameter_shapes", "unflatten"]
+__all__ = ["Params", "check_params", "flatten", "init_params", "parameter_shapes"]
 
 Params = dict[str, np.ndarray]
 
@@ -81,13 +81,3 @@ def check_params(model: ModelSpec, params: Params) -> None:
 def flatten(model: ModelSpec, params: Params) -> np.ndarray:
     """Return all parameters as one vector, in the order of `parameter_shapes`."""
     return np.concatenate([params[name].ravel() for name in parameter_shapes(model)])
-
-
-def unflatten(model: ModelSpec, vector: np.ndarray) -> Params:
-    """Return the parameters of such a vector, each an array of its own."""
-    params, start = {}, 0
-    for name, shape in parameter_shapes(model).items():
-        end = start + int(np.prod(shape))
-        params[name] = vector[start:end].reshape(shape).copy()
-        start = end
-    return params

@@ -4,6 +4,7 @@ Each is compiled once for what decides its code and the shapes of its arrays, an
 sessions of the process; numbers such as tolerances and rates are arguments. All return flat tuples.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ import optax
 
 from pydeq.engines.jax import layers
 from pydeq.engines.jax.adjoint import jacobian_estimate, solve_adjoint
+from pydeq.engines.jax.batches import Batch
 from pydeq.engines.jax.cell import (
     Acting,
     Layers,
@@ -38,10 +40,8 @@ from pydeq.model import (
 
 __all__ = [
     "AdamState",
-    "Batch",
     "Code",
     "Found",
-    "Kinds",
     "Rates",
     "Stepped",
     "act",
@@ -49,6 +49,7 @@ __all__ = [
     "search",
     "start",
     "step",
+    "stepped",
 ]
 
 
@@ -67,6 +68,7 @@ class Code:
     unroll : int or None
         Bound on the steps of what is differentiated step by step.
     loss : str
+    train_encoder : bool
     """
 
     model: ModelSpec
@@ -75,6 +77,7 @@ class Code:
     adjoint: Adjoint
     unroll: int | None
     loss: Loss
+    train_encoder: bool
 
     @classmethod
     def of(cls, model: ModelSpec, solver: SolverSpec, optimizer: OptimizerSpec) -> "Code":
@@ -87,7 +90,12 @@ class Code:
             adjoint=solver.adjoint,
             unroll=solver.max_steps if through else None,
             loss=optimizer.loss,
+            train_encoder=optimizer.train_encoder,
         )
+
+    def trains(self, name: str) -> bool:
+        """Return whether the parameter of that name is trained."""
+        return self.train_encoder or not name.startswith("encoder.")
 
     def acting(self) -> "Code":
         """Return the same without what `act` does not see."""
@@ -108,6 +116,7 @@ class Code:
             adjoint="jfb",
             unroll=self.unroll if self.model.horizon is not None else None,
             loss="squared_error",
+            train_encoder=True,
         )
 
     def training(self) -> "Code":
@@ -124,29 +133,13 @@ class Rates(NamedTuple):
     jacobian_penalty: jax.Array
 
 
-class Kinds(NamedTuple):
-    """What each of the P parameters is."""
-
-    is_weight: jax.Array  # (P,) bool: has the L2 penalty
-    is_trained: jax.Array  # (P,) bool
-
-
 class AdamState(NamedTuple):
-    """The parameters, as one vector, and Adam's memory of them."""
+    """The parameters, and Adam's memory of each, by name."""
 
-    theta: jax.Array  # (P,)
-    mean: jax.Array  # (P,)
-    square: jax.Array  # (P,)
+    theta: Acting
+    mean: Acting
+    square: Acting
     count: jax.Array  # () int32
-
-
-class Batch(NamedTuple):
-    """B samples; those of weight 0 (padding among them) take no part."""
-
-    x: jax.Array  # (B, n_features)
-    target: jax.Array  # (B, n_outputs), or (B,) int32: classes
-    weight: jax.Array  # (B,)
-    probe: jax.Array  # (n_state,)
 
 
 class Found(NamedTuple):
@@ -161,21 +154,17 @@ class Found(NamedTuple):
 
 
 class Stepped(NamedTuple):
-    """What `step` returns."""
+    """What `step` returns, once `stepped` has given it its shape."""
 
-    theta: jax.Array
-    mean: jax.Array
-    square: jax.Array
-    count: jax.Array
+    state: AdamState
+    gradient: Acting
     report: jax.Array  # (7,): a BatchReport
-    gradient: jax.Array  # (P,)
 
 
 @Program
-def act(code: Code, theta: jax.Array, contraction: jax.Array) -> tuple[jax.Array, ...]:
-    """Return the parameters as they act, in the order of `layers.acting_names`."""
-    acting = layers.act(code.model, theta, contraction)
-    return tuple(acting[name] for name in layers.acting_names(code.model))
+def act(code: Code, params: Acting, contraction: jax.Array) -> tuple[jax.Array, ...]:
+    """Return what of the parameters acts otherwise; see `layers.act`."""
+    return tuple(layers.act(code.model, params, contraction).values())
 
 
 @Program
@@ -208,10 +197,9 @@ def step(
     acting: Acting,
     batch: Batch,
     found: Found | None,
-    kinds: Kinds,
     controls: Controls,
     rates: Rates,
-) -> Stepped:
+) -> tuple[jax.Array, ...]:
     """Take one optimiser step; a batch that no sample of counts changes nothing.
 
     `found` is None where the gradient goes through the search, which is then done here.
@@ -221,13 +209,33 @@ def step(
     else:
         loss, grads, weight = _gradient_at(code, acting, batch, found, controls, rates)
     grads = layers.pull_back(code.model, state.theta, acting, grads)
-    gradient = jnp.concatenate([grads[name].ravel() for name in parameter_shapes(code.model)])
     total = weight.sum()
-    decay = jnp.where(kinds.is_weight, rates.alpha / positive(total), 0) * state.theta
-    loss = loss + 0.5 * (decay @ state.theta)
-    gradient = jnp.where(kinds.is_trained, gradient + decay, 0)
-    state = _adam(state, gradient, rates.learning_rate, kinds.is_trained, total > 0)
-    return Stepped(*state, _report(batch, loss, gradient, found, weight), gradient)
+    by_weight = rates.alpha / positive(total)
+    gradient = {}
+    for name in parameter_shapes(code.model):
+        theta = state.theta[name]
+        if not code.trains(name):
+            gradient[name] = jnp.zeros_like(theta)
+        elif name.endswith(".weight"):
+            gradient[name] = grads[name] + by_weight * theta
+        else:
+            gradient[name] = grads[name]
+        if name.endswith(".weight"):
+            loss = loss + 0.5 * by_weight * jnp.sum(theta * theta)
+    new = _adam(code, state, gradient, rates.learning_rate, total > 0)
+    report = _report(batch, loss, gradient, found, weight)
+    named = (new.theta, new.mean, new.square, gradient)
+    return *(values[name] for values in named for name in gradient), new.count, report
+
+
+def stepped(model: ModelSpec, arrays: Sequence[jax.Array]) -> Stepped:
+    """Return what `step` returned by name."""
+    names = list(parameter_shapes(model))
+    *flat, count, report = arrays
+    theta, mean, square, gradient = (
+        dict(zip(names, flat[i * len(names) :], strict=False)) for i in range(4)
+    )
+    return Stepped(AdamState(theta, mean, square, count), gradient, report)
 
 
 def _gradient_at(
@@ -341,7 +349,7 @@ def _inner(model: ModelSpec, x: jax.Array, to_cell: Layers, to_h: jax.Array) -> 
 
 
 def _adam(
-    state: AdamState, gradient: jax.Array, rate: jax.Array, trained: jax.Array, counts: jax.Array
+    code: Code, state: AdamState, gradient: Acting, rate: jax.Array, counts: jax.Array
 ) -> AdamState:
     """Take a step of Adam (Kingma and Ba 2015, algorithm 1) where the batch counts."""
     before = optax.ScaleByAdamState(state.count, state.mean, state.square)
@@ -349,13 +357,16 @@ def _adam(
     after: Any
     direction, after = optax.scale_by_adam().update(gradient, before)
     # An encoder that is not trained has a gradient of 0, but Adam may remember another.
-    theta = state.theta - jnp.where(trained, rate * direction, 0)
+    theta = {
+        name: value - rate * direction[name] if code.trains(name) else value
+        for name, value in state.theta.items()
+    }
     new = AdamState(theta, after.mu, after.nu, after.count)
-    return AdamState(*(jnp.where(counts, n, o) for n, o in zip(new, state, strict=True)))
+    return jax.tree.map(lambda n, o: jnp.where(counts, n, o), new, state)
 
 
 def _report(
-    batch: Batch, loss: jax.Array, gradient: jax.Array, found: Found, weight: jax.Array
+    batch: Batch, loss: jax.Array, gradient: Acting, found: Found, weight: jax.Array
 ) -> jax.Array:
     """Return the numbers of a :class:`pydeq.engines.BatchReport` as one array."""
     active = batch.weight > 0
@@ -363,7 +374,7 @@ def _report(
     numbers = (
         loss,
         weight.sum(),
-        jnp.sqrt(jnp.sum(gradient**2)),
+        jnp.sqrt(sum(jnp.sum(g**2) for g in gradient.values())),
         found.n_evals.sum(),
         active.sum(),
         jnp.max(jnp.where(active, residual, 0)),

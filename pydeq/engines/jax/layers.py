@@ -1,58 +1,49 @@
-"""The parameters as they act: unpacked from one vector, the cell's weights scaled or composed.
+"""The parameters as they act: the cell's weights are scaled or composed.
 
 This is computed once for all the samples that are solved with the same parameters; `pull_back`
 takes gradients of what acts back to the parameters.
 """
 
-import math
-
 import jax
 import jax.numpy as jnp
 
 from pydeq.engines.jax.cell import Acting
-from pydeq.model import ModelSpec, parameter_shapes
+from pydeq.model import ModelSpec
 
-__all__ = ["act", "acting_names", "pull_back", "unpack"]
+__all__ = ["act", "acting_names", "acts_otherwise", "pull_back"]
 
 SQUARINGS = 5
 """Of a Gram matrix, for the bound of its weight's spectral norm."""
 
 
-def unpack(model: ModelSpec, theta: jax.Array) -> Acting:
-    """Return the parameters by name, of one vector in the order of `parameter_shapes`."""
-    params, start = {}, 0
-    for name, shape in parameter_shapes(model).items():
-        end = start + math.prod(shape)
-        params[name] = jax.lax.slice(theta, (start,), (end,)).reshape(shape)
-        start = end
-    return params
+def acts_otherwise(model: ModelSpec) -> bool:
+    """Return whether the cell's weights act otherwise than they are."""
+    return model.stability in ("contractive", "monotone")
 
 
-def act(model: ModelSpec, theta: jax.Array, contraction: jax.Array) -> Acting:
-    """Return the parameters as they act.
+def act(model: ModelSpec, params: Acting, contraction: jax.Array) -> Acting:
+    """Return what of the parameters acts otherwise, in the order of `acting_names`.
 
     The contractive cell's weights are scaled by one factor; ``cell.root`` is its square root, and
     ``cell.i.slope`` the derivative of its logarithm by the weight. The monotone cell's weight is
     composed.
     """
-    params = unpack(model, theta)
     if model.stability == "contractive":
-        params |= _scaled(model, params, contraction)
-    elif model.stability == "monotone":
-        a, b = params["cell.0.weight"], params.pop("cell.0.skew")
-        params["cell.0.weight"] = b - b.T - a @ a.T
-    return params
+        return _scaled(model, params, contraction)
+    a, b = params["cell.0.weight"], params["cell.0.skew"]
+    return {"cell.0.weight": b - b.T - a @ a.T}
 
 
 def acting_names(model: ModelSpec) -> list[str]:
-    """Return the names of what acts, in order."""
-    names = [name for name in parameter_shapes(model) if not name.endswith(".skew")]
+    """Return the names of what `act` returns."""
+    layers = range(len(model.cell_widths) - 1)
+    names = [f"cell.{i}.weight" for i in layers]
     if model.stability == "contractive":
-        names += ["cell.root", *(f"cell.{i}.slope" for i in range(len(model.cell_widths) - 1))]
+        names += [*(f"cell.{i}.slope" for i in layers), "cell.root"]
     return names
 
 
-def pull_back(model: ModelSpec, theta: jax.Array, acting: Acting, grads: Acting) -> Acting:
+def pull_back(model: ModelSpec, params: Acting, acting: Acting, grads: Acting) -> Acting:
     """Return the gradient by the parameters from `grads`, that by what acts."""
     names = [name for name in acting if name.startswith("cell.") and name.endswith(".weight")]
     if model.stability == "contractive":
@@ -64,7 +55,7 @@ def pull_back(model: ModelSpec, theta: jax.Array, acting: Acting, grads: Acting)
         }
         return grads | weights
     if model.stability == "monotone":
-        a, g = unpack(model, theta)["cell.0.weight"], grads["cell.0.weight"]
+        a, g = params["cell.0.weight"], grads["cell.0.weight"]
         return grads | {"cell.0.weight": -(g + g.T) @ a, "cell.0.skew": g - g.T}
     return grads
 
@@ -85,11 +76,9 @@ def _scaled(model: ModelSpec, params: Acting, contraction: jax.Array) -> Acting:
     log_scale = jnp.minimum((jnp.log(contraction) - log_product) / n_layers, 0)
     share = jnp.where(log_scale < 0, -1 / n_layers, 0)
     root = jnp.exp(log_scale / 2)
-    acting = {"cell.root": root}
-    for i, (w, size, slope) in enumerate(zip(weights, sizes, slopes, strict=True)):
-        acting[f"cell.{i}.weight"] = w * root * root
-        acting[f"cell.{i}.slope"] = share / size * slope
-    return acting
+    scaled = {f"cell.{i}.weight": w * root * root for i, w in enumerate(weights)}
+    by_weight = [share / size * slope for size, slope in zip(sizes, slopes, strict=True)]
+    return scaled | {f"cell.{i}.slope": s for i, s in enumerate(by_weight)} | {"cell.root": root}
 
 
 def _log_norm_bounds(weights: list[jax.Array]) -> tuple[jax.Array, list[jax.Array]]:

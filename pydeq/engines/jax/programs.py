@@ -18,12 +18,13 @@ import jax
 from pydeq.engines.jax import cache
 from pydeq.engines.jax.device import Device
 
-__all__ = ["MOST_PROGRAMS", "Program", "counts"]
+__all__ = ["MOST_PROGRAMS", "Program", "Run", "counts"]
 
 MOST_PROGRAMS = 64
 """Kept in memory; those that were used longest ago go first. A width takes about five."""
 
 Run = Callable[[list[jax.Array]], Any]
+"""A compiled program: a list of arrays to a tuple of arrays."""
 
 _log = logging.getLogger(__name__)
 _lock = threading.Lock()
@@ -51,6 +52,10 @@ class Program:
 
     def __call__(self, code: Hashable, *args: Any) -> Any:
         """Run it, compiling it first if need be."""
+        return self.bind(code, *args)(jax.tree.leaves(args))
+
+    def bind(self, code: Hashable, *args: Any) -> Run:
+        """Return what runs the leaves of such arguments, whatever is in the arrays."""
         leaves, tree = jax.tree.flatten(args)
         shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
         (device,) = leaves[0].devices()
@@ -65,7 +70,7 @@ class Program:
                 _programs[key] = run
                 while len(_programs) > MOST_PROGRAMS:
                     _programs.popitem(last=False)
-        return run(leaves)
+        return run
 
     def _load(self, code: Hashable, args: tuple, leaves: list[jax.Array], device: Device) -> Run:
         key, kept = "", None

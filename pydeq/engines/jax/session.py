@@ -2,6 +2,7 @@
 
 import contextlib
 from collections import deque
+from collections.abc import Iterator
 from typing import Any, final
 
 import jax
@@ -17,9 +18,11 @@ from pydeq.engines.base import (
     epoch_report,
 )
 from pydeq.engines.jax import compiled
+from pydeq.engines.jax.batches import Batch, TrainingData, batch_of, padded
 from pydeq.engines.jax.cell import Acting
 from pydeq.engines.jax.device import Device, find_device, own_settings
-from pydeq.engines.jax.layers import acting_names
+from pydeq.engines.jax.layers import acting_names, acts_otherwise
+from pydeq.engines.jax.programs import Program, Run
 from pydeq.engines.jax.solvers import Controls
 from pydeq.model import (
     SOLVERS,
@@ -31,12 +34,8 @@ from pydeq.model import (
     SolverSpec,
     check_params,
     chunks,
-    flatten,
-    iter_batches,
     padded_size,
-    parameter_shapes,
     probes,
-    unflatten,
 )
 
 __all__ = ["JaxEngine", "JaxSession"]
@@ -96,7 +95,7 @@ class JaxSession(AbstractSession):
         self._optimizer = optimizer
         self._code = compiled.Code.of(model, solver, optimizer)
         self._epoch = optimizer.epoch
-        self._data: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
+        self._data: TrainingData | None = None
         with self._context():
             self._controls = self._put_controls(model, solver)
             self._contraction = self._put(model.contraction)
@@ -105,9 +104,9 @@ class JaxSession(AbstractSession):
                 self._put(optimizer.alpha),
                 self._put(optimizer.jacobian_penalty),
             )
-            self._kinds = self._put_kinds(model, optimizer)
             self._state = self._put_state(params, optimizer_state or {})
         self._acting: Acting | None = None
+        self._bound: dict[Program, Run] | None = None
 
     def _context(self) -> contextlib.AbstractContextManager[None]:
         return own_settings(self._device, self._dtype)
@@ -131,51 +130,32 @@ class JaxSession(AbstractSession):
             self._put(model.horizon or 0.0),
         )
 
-    def _put_kinds(self, model: ModelSpec, optimizer: OptimizerSpec) -> compiled.Kinds:
-        def mark(which: Any) -> jax.Array:
-            shapes = parameter_shapes(model).items()
-            return self._put(
-                np.concatenate([np.full(np.prod(shape), which(name)) for name, shape in shapes]),
-                bool,
-            )
-
-        return compiled.Kinds(
-            is_weight=mark(lambda name: name.endswith(".weight")),
-            is_trained=mark(
-                lambda name: optimizer.train_encoder or not name.startswith("encoder.")
-            ),
-        )
-
     def _put_state(self, params: Params, saved: Params) -> compiled.AdamState:
-        def moment(kind: str) -> jax.Array:
-            if not saved:
-                return self._put(np.zeros(self._kinds.is_weight.shape))
-            named = {name: saved[f"{kind}.{name}"] for name in parameter_shapes(self._model)}
-            return self._put(flatten(self._model, named))
+        def put(values: dict[str, Any]) -> Acting:
+            # A copy: on a CPU the device may read the array in place.
+            copies = {name: np.array(value, self._dtype) for name, value in values.items()}
+            return jax.device_put(copies, self._device)
 
-        return compiled.AdamState(
-            theta=self._put(flatten(self._model, params)),
-            mean=moment("m"),
-            square=moment("v"),
-            count=self._put(saved["count"] if saved else 0, np.int32),
-        )
+        def moment(kind: str) -> Acting:
+            if not saved:
+                return put({name: np.zeros_like(value) for name, value in params.items()})
+            return put({name: saved[f"{kind}.{name}"] for name in params})
+
+        count = self._put(saved.get("count", 0), np.int32)
+        return compiled.AdamState(put(params), moment("m"), moment("v"), count)
 
     def load_data(self, x: np.ndarray, target: np.ndarray, weight: np.ndarray) -> None:
         """See :meth:`AbstractSession.load_data`."""
-        self._data = (x, target, weight)
+        with self._context():
+            self._data = TrainingData(x, target, weight, self._device)
 
     def train_epoch(
         self, order: np.ndarray, batch_size: int, on_batch: OnBatch | None = None
     ) -> EpochReport:
         """See :meth:`AbstractSession.train_epoch`."""
-        batches = list(iter_batches(order, batch_size))
-        rows = probes(
-            self._optimizer.seed,
-            self._epoch,
-            len(batches),
-            self._model.state_width,
-            self._dtype,
-        )
+        assert self._data is not None, "load_data comes first"
+        n_batches, n_state = -(-len(order) // batch_size), self._model.state_width
+        signs = probes(self._optimizer.seed, self._epoch, n_batches, n_state, self._dtype)
         n_rows = batch_size if len(order) > batch_size else padded_size(len(order))
         # The session's own state is replaced only at the end: an exception leaves it as it was.
         state = self._state
@@ -187,12 +167,10 @@ class JaxSession(AbstractSession):
             if on_batch is not None:
                 on_batch(reports[-1])
 
-        with self._context():
-            for indices, row in zip(batches, rows, strict=True):
-                batch = self._gather(indices, n_rows, row)
-                stepped = self._step(state, batch, len(order))
-                state = compiled.AdamState(*stepped[:4])
-                in_flight.append(stepped.report)
+        with self._context(), self._binding():
+            for batch in self._data.batches(order, batch_size, n_rows, signs):
+                state, _, report = self._step(state, batch, len(order))
+                in_flight.append(report)
                 if len(in_flight) > IN_FLIGHT:
                     wait()
             while in_flight:
@@ -201,43 +179,41 @@ class JaxSession(AbstractSession):
         self._epoch += 1
         return epoch_report(reports)
 
-    def _gather(self, indices: np.ndarray, n_rows: int, probe: np.ndarray) -> compiled.Batch:
-        """Gather the samples at `indices`, padded to `n_rows` by samples of weight 0."""
-        assert self._data is not None, "load_data comes first"
-        x, target, weight = (_pad(array[indices], n_rows) for array in self._data)
-        return self._batch(x, target, weight, probe)
+    @contextlib.contextmanager
+    def _binding(self) -> Iterator[None]:
+        """Look each program up once, while no shape changes: it takes as long as a small batch."""
+        self._bound = {}
+        try:
+            yield
+        finally:
+            self._bound = None
 
-    def _batch(
-        self, x: np.ndarray, target: np.ndarray, weight: np.ndarray, probe: np.ndarray
-    ) -> compiled.Batch:
-        kind = np.int32 if target.ndim == 1 else None
-        return compiled.Batch(
-            self._put(x), self._put(target, kind), self._put(weight), self._put(probe)
-        )
+    def _run(self, program: Program, code: compiled.Code, *args: Any) -> Any:
+        if self._bound is None:
+            return program(code, *args)
+        run = self._bound.get(program)
+        if run is None:
+            run = self._bound[program] = program.bind(code, *args)
+        return run(jax.tree.leaves(args))
 
-    def _step(
-        self, state: compiled.AdamState, batch: compiled.Batch, n_samples: int
-    ) -> compiled.Stepped:
+    def _step(self, state: compiled.AdamState, batch: Batch, n_samples: int) -> compiled.Stepped:
         """Take an optimiser step from `state`, in a job of so many samples."""
         acting = self._act(state.theta)
         found = None
         if self._code.unroll is None:
             found = self._search(acting, batch.x, batch.weight, n_samples)
-        stepped = compiled.step(
-            self._code.training(),
-            state,
-            acting,
-            batch,
-            found,
-            self._kinds,
-            self._controls,
-            self._rates,
+        code = self._code.training()
+        arrays = self._run(
+            compiled.step, code, state, acting, batch, found, self._controls, self._rates
         )
-        return compiled.Stepped(*stepped)
+        return compiled.stepped(self._model, arrays)
 
-    def _act(self, theta: jax.Array) -> Acting:
-        values = compiled.act(self._code.acting(), theta, self._contraction)
-        return dict(zip(acting_names(self._model), values, strict=True))
+    def _act(self, params: Acting) -> Acting:
+        if not acts_otherwise(self._model):
+            return params
+        of_cell = {name: value for name, value in params.items() if name.startswith("cell.")}
+        values = self._run(compiled.act, self._code.acting(), of_cell, self._contraction)
+        return params | dict(zip(acting_names(self._model), values, strict=True))
 
     def _act_now(self) -> Acting:
         """Return the session's parameters as they act."""
@@ -251,7 +227,7 @@ class JaxSession(AbstractSession):
         """Dispatch the search for the samples that have a weight, in a job of so many samples."""
         compact = n_samples >= COMPACTS_FROM
         code = self._code.forward(compact)
-        return compiled.Found(*compiled.search(code, acting, x, weight, self._controls))
+        return compiled.Found(*self._run(compiled.search, code, acting, x, weight, self._controls))
 
     def equilibrium(self, x: np.ndarray) -> Equilibrium:
         """See :meth:`AbstractSession.equilibrium`."""
@@ -259,7 +235,7 @@ class JaxSession(AbstractSession):
         with self._context():
             acting = self._act_now()
             for first, last, n_rows in chunks(len(x)):
-                chunk = self._put(_pad(x[first:last], n_rows))
+                chunk = self._put(padded(x[first:last], n_rows))
                 there = self._put(np.arange(n_rows) < last - first)
                 found = self._search(acting, chunk, there, len(x))
                 in_flight.append(found[:5])
@@ -278,9 +254,9 @@ class JaxSession(AbstractSession):
         probe = probes(self._optimizer.seed, 0, 1, self._model.state_width, self._dtype)[0]
         n_rows = padded_size(len(x))
         with self._context():
-            batch = self._batch(*(_pad(array, n_rows) for array in (x, target, weight)), probe)
+            batch = batch_of(x, target, weight, probe, n_rows, self._device)
             stepped = self._step(self._state, batch, len(x))
-            return float(stepped.report[0]), self._unflatten(stepped.gradient)
+            return float(stepped.report[0]), _named(stepped.gradient)
 
     def trajectory(self, x: np.ndarray, depth: int) -> np.ndarray:
         """See :meth:`AbstractSession.trajectory`."""
@@ -288,7 +264,7 @@ class JaxSession(AbstractSession):
         with self._context():
             acting, code = self._act_now(), self._code.cell()
             for first, last, n_rows in chunks(len(x)):
-                u, h = compiled.start(code, acting, self._put(_pad(x[first:last], n_rows)))
+                u, h = compiled.start(code, acting, self._put(padded(x[first:last], n_rows)))
                 states = [u]
                 for _ in range(depth):
                     states += compiled.apply_cell(code, acting, states[-1], h)
@@ -297,33 +273,20 @@ class JaxSession(AbstractSession):
 
     def params(self) -> Params:
         """See :meth:`AbstractSession.params`."""
-        return self._unflatten(self._state.theta)
+        return _named(self._state.theta)
 
     def optimizer_state(self) -> Params:
         """See :meth:`AbstractSession.optimizer_state`."""
-        mean, square = self._unflatten(self._state.mean), self._unflatten(self._state.square)
         return {
             "count": np.array(self._state.count, np.int64),
-            **{f"m.{name}": value for name, value in mean.items()},
-            **{f"v.{name}": value for name, value in square.items()},
+            **{f"m.{name}": value for name, value in _named(self._state.mean).items()},
+            **{f"v.{name}": value for name, value in _named(self._state.square).items()},
         }
-
-    def _unflatten(self, vector: jax.Array) -> Params:
-        return unflatten(self._model, np.array(vector))
 
     def close(self) -> None:
         """See :meth:`AbstractSession.close`."""
-        del self._state, self._kinds
+        del self._state
         self._data = self._acting = None
-
-
-def _pad(rows: np.ndarray, n_rows: int) -> np.ndarray:
-    """Return `rows` with zeros after them, `n_rows` in all."""
-    if len(rows) == n_rows:
-        return rows
-    padded = np.zeros((n_rows, *rows.shape[1:]), rows.dtype)
-    padded[: len(rows)] = rows
-    return padded
 
 
 def _report(numbers: jax.Array) -> BatchReport:
@@ -332,3 +295,8 @@ def _report(numbers: jax.Array) -> BatchReport:
     return BatchReport(
         loss, weight, grad_norm, n_evals, int(n_samples), worst_residual, int(n_failed)
     )
+
+
+def _named(values: Acting) -> Params:
+    """Return copies as numpy arrays."""
+    return {name: np.array(value) for name, value in values.items()}
