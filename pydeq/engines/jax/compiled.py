@@ -28,6 +28,7 @@ from pydeq.engines.jax.cell import (
 from pydeq.engines.jax.horizon import integrate
 from pydeq.engines.jax.programs import Program
 from pydeq.engines.jax.solvers import Controls, Field, Solution, find_equilibrium
+from pydeq.engines.jax.vectors import Vectors, from_vectors, marks, to_vectors
 from pydeq.model import (
     Adjoint,
     Loss,
@@ -35,7 +36,6 @@ from pydeq.model import (
     OptimizerSpec,
     Solver,
     SolverSpec,
-    parameter_shapes,
 )
 
 __all__ = [
@@ -134,11 +134,11 @@ class Rates(NamedTuple):
 
 
 class AdamState(NamedTuple):
-    """The parameters, and Adam's memory of each, by name."""
+    """The parameters, and Adam's memory of them, as :mod:`pydeq.engines.jax.vectors`."""
 
-    theta: Acting
-    mean: Acting
-    square: Acting
+    theta: Vectors
+    mean: Vectors
+    square: Vectors
     count: jax.Array  # () int32
 
 
@@ -157,14 +157,15 @@ class Stepped(NamedTuple):
     """What `step` returns, once `stepped` has given it its shape."""
 
     state: AdamState
-    gradient: Acting
+    gradient: Vectors
     report: jax.Array  # (7,): a BatchReport
 
 
 @Program
-def act(code: Code, params: Acting, contraction: jax.Array) -> tuple[jax.Array, ...]:
-    """Return what of the parameters acts otherwise; see `layers.act`."""
-    return tuple(layers.act(code.model, params, contraction).values())
+def act(code: Code, theta: Vectors, contraction: jax.Array) -> tuple[jax.Array, ...]:
+    """Return the parameters as they act, in the order of `layers.acting_names`."""
+    acting = layers.act(code.model, from_vectors(code.model, theta), contraction)
+    return tuple(acting[name] for name in layers.acting_names(code.model))
 
 
 @Program
@@ -208,34 +209,35 @@ def step(
         loss, grads, found, weight = _gradient_through(code, acting, batch, controls, rates)
     else:
         loss, grads, weight = _gradient_at(code, acting, batch, found, controls, rates)
-    grads = layers.pull_back(code.model, state.theta, acting, grads)
+    grads = layers.pull_back(code.model, from_vectors(code.model, state.theta), acting, grads)
     total = weight.sum()
-    by_weight = rates.alpha / positive(total)
-    gradient = {}
-    for name in parameter_shapes(code.model):
-        theta = state.theta[name]
-        if not code.trains(name):
-            gradient[name] = jnp.zeros_like(theta)
-        elif name.endswith(".weight"):
-            gradient[name] = grads[name] + by_weight * theta
-        else:
-            gradient[name] = grads[name]
-        if name.endswith(".weight"):
-            loss = loss + 0.5 * by_weight * jnp.sum(theta * theta)
+    loss, gradient = _with_decay(code, state.theta, grads, loss, rates.alpha / positive(total))
     new = _adam(code, state, gradient, rates.learning_rate, total > 0)
     report = _report(batch, loss, gradient, found, weight)
-    named = (new.theta, new.mean, new.square, gradient)
-    return *(values[name] for values in named for name in gradient), new.count, report
+    return *new.theta, *new.mean, *new.square, *gradient, new.count, report
 
 
-def stepped(model: ModelSpec, arrays: Sequence[jax.Array]) -> Stepped:
+def stepped(arrays: Sequence[jax.Array]) -> Stepped:
     """Return what `step` returned by name."""
-    names = list(parameter_shapes(model))
-    *flat, count, report = arrays
-    theta, mean, square, gradient = (
-        dict(zip(names, flat[i * len(names) :], strict=False)) for i in range(4)
-    )
+    *vectors, count, report = arrays
+    n = len(vectors) // 4
+    theta, mean, square, gradient = (tuple(vectors[i * n : (i + 1) * n]) for i in range(4))
     return Stepped(AdamState(theta, mean, square, count), gradient, report)
+
+
+def _with_decay(
+    code: Code, theta: Vectors, grads: Acting, loss: jax.Array, decay: jax.Array
+) -> tuple[jax.Array, Vectors]:
+    """Return loss and gradient with those of the L2 penalty; 0 for what is not trained."""
+    gradient = []
+    is_weight = marks(code.model, lambda name: name.endswith(".weight"))
+    is_trained = marks(code.model, code.trains)
+    vectors = to_vectors(code.model, grads)
+    for value, g, weights, trained in zip(theta, vectors, is_weight, is_trained, strict=True):
+        shrink = jnp.where(weights, decay, 0) * value
+        loss = loss + 0.5 * jnp.sum(shrink * value)
+        gradient.append(g + shrink if trained.all() else jnp.where(trained, g + shrink, 0))
+    return loss, tuple(gradient)
 
 
 def _gradient_at(
@@ -349,7 +351,7 @@ def _inner(model: ModelSpec, x: jax.Array, to_cell: Layers, to_h: jax.Array) -> 
 
 
 def _adam(
-    code: Code, state: AdamState, gradient: Acting, rate: jax.Array, counts: jax.Array
+    code: Code, state: AdamState, gradient: Vectors, rate: jax.Array, counts: jax.Array
 ) -> AdamState:
     """Take a step of Adam (Kingma and Ba 2015, algorithm 1) where the batch counts."""
     before = optax.ScaleByAdamState(state.count, state.mean, state.square)
@@ -357,16 +359,18 @@ def _adam(
     after: Any
     direction, after = optax.scale_by_adam().update(gradient, before)
     # An encoder that is not trained has a gradient of 0, but Adam may remember another.
-    theta = {
-        name: value - rate * direction[name] if code.trains(name) else value
-        for name, value in state.theta.items()
-    }
+    theta = tuple(
+        value - rate * jnp.where(trained, move, 0)
+        for value, move, trained in zip(
+            state.theta, direction, marks(code.model, code.trains), strict=True
+        )
+    )
     new = AdamState(theta, after.mu, after.nu, after.count)
     return jax.tree.map(lambda n, o: jnp.where(counts, n, o), new, state)
 
 
 def _report(
-    batch: Batch, loss: jax.Array, gradient: Acting, found: Found, weight: jax.Array
+    batch: Batch, loss: jax.Array, gradient: Vectors, found: Found, weight: jax.Array
 ) -> jax.Array:
     """Return the numbers of a :class:`pydeq.engines.BatchReport` as one array."""
     active = batch.weight > 0
@@ -374,7 +378,7 @@ def _report(
     numbers = (
         loss,
         weight.sum(),
-        jnp.sqrt(sum(jnp.sum(g**2) for g in gradient.values())),
+        jnp.sqrt(sum(jnp.sum(g**2) for g in gradient)),
         found.n_evals.sum(),
         active.sum(),
         jnp.max(jnp.where(active, residual, 0)),

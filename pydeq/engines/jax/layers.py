@@ -8,38 +8,34 @@ import jax
 import jax.numpy as jnp
 
 from pydeq.engines.jax.cell import Acting
-from pydeq.model import ModelSpec
+from pydeq.model import ModelSpec, parameter_shapes
 
-__all__ = ["act", "acting_names", "acts_otherwise", "pull_back"]
+__all__ = ["act", "acting_names", "pull_back"]
 
 SQUARINGS = 5
 """Of a Gram matrix, for the bound of its weight's spectral norm."""
 
 
-def acts_otherwise(model: ModelSpec) -> bool:
-    """Return whether the cell's weights act otherwise than they are."""
-    return model.stability in ("contractive", "monotone")
-
-
 def act(model: ModelSpec, params: Acting, contraction: jax.Array) -> Acting:
-    """Return what of the parameters acts otherwise, in the order of `acting_names`.
+    """Return the parameters as they act.
 
     The contractive cell's weights are scaled by one factor; ``cell.root`` is its square root, and
     ``cell.i.slope`` the derivative of its logarithm by the weight. The monotone cell's weight is
     composed.
     """
     if model.stability == "contractive":
-        return _scaled(model, params, contraction)
-    a, b = params["cell.0.weight"], params["cell.0.skew"]
-    return {"cell.0.weight": b - b.T - a @ a.T}
+        return params | _scaled(model, params, contraction)
+    if model.stability == "monotone":
+        a, b = params["cell.0.weight"], params["cell.0.skew"]
+        return params | {"cell.0.weight": b - b.T - a @ a.T}
+    return params
 
 
 def acting_names(model: ModelSpec) -> list[str]:
-    """Return the names of what `act` returns."""
-    layers = range(len(model.cell_widths) - 1)
-    names = [f"cell.{i}.weight" for i in layers]
+    """Return the names of what acts, in order."""
+    names = [name for name in parameter_shapes(model) if not name.endswith(".skew")]
     if model.stability == "contractive":
-        names += [*(f"cell.{i}.slope" for i in layers), "cell.root"]
+        names += ["cell.root", *(f"cell.{i}.slope" for i in range(len(model.cell_widths) - 1))]
     return names
 
 

@@ -21,9 +21,10 @@ from pydeq.engines.jax import compiled
 from pydeq.engines.jax.batches import Batch, TrainingData, batch_of, padded
 from pydeq.engines.jax.cell import Acting
 from pydeq.engines.jax.device import Device, find_device, own_settings
-from pydeq.engines.jax.layers import acting_names, acts_otherwise
+from pydeq.engines.jax.layers import acting_names
 from pydeq.engines.jax.programs import Program, Run
 from pydeq.engines.jax.solvers import Controls
+from pydeq.engines.jax.vectors import Vectors, from_vectors, groups
 from pydeq.model import (
     SOLVERS,
     STABILITIES,
@@ -131,12 +132,14 @@ class JaxSession(AbstractSession):
         )
 
     def _put_state(self, params: Params, saved: Params) -> compiled.AdamState:
-        def put(values: dict[str, Any]) -> Acting:
+        def put(values: Params) -> Vectors:
             # A copy: on a CPU the device may read the array in place.
-            copies = {name: np.array(value, self._dtype) for name, value in values.items()}
-            return jax.device_put(copies, self._device)
+            return tuple(
+                self._put(np.concatenate([values[name].ravel() for name in group]))
+                for group in groups(self._model)
+            )
 
-        def moment(kind: str) -> Acting:
+        def moment(kind: str) -> Vectors:
             if not saved:
                 return put({name: np.zeros_like(value) for name, value in params.items()})
             return put({name: saved[f"{kind}.{name}"] for name in params})
@@ -206,14 +209,11 @@ class JaxSession(AbstractSession):
         arrays = self._run(
             compiled.step, code, state, acting, batch, found, self._controls, self._rates
         )
-        return compiled.stepped(self._model, arrays)
+        return compiled.stepped(arrays)
 
-    def _act(self, params: Acting) -> Acting:
-        if not acts_otherwise(self._model):
-            return params
-        of_cell = {name: value for name, value in params.items() if name.startswith("cell.")}
-        values = self._run(compiled.act, self._code.acting(), of_cell, self._contraction)
-        return params | dict(zip(acting_names(self._model), values, strict=True))
+    def _act(self, theta: Vectors) -> Acting:
+        values = self._run(compiled.act, self._code.acting(), theta, self._contraction)
+        return dict(zip(acting_names(self._model), values, strict=True))
 
     def _act_now(self) -> Acting:
         """Return the session's parameters as they act."""
@@ -256,7 +256,7 @@ class JaxSession(AbstractSession):
         with self._context():
             batch = batch_of(x, target, weight, probe, n_rows, self._device)
             stepped = self._step(self._state, batch, len(x))
-            return float(stepped.report[0]), _named(stepped.gradient)
+            return float(stepped.report[0]), self._named(stepped.gradient)
 
     def trajectory(self, x: np.ndarray, depth: int) -> np.ndarray:
         """See :meth:`AbstractSession.trajectory`."""
@@ -273,15 +273,19 @@ class JaxSession(AbstractSession):
 
     def params(self) -> Params:
         """See :meth:`AbstractSession.params`."""
-        return _named(self._state.theta)
+        return self._named(self._state.theta)
 
     def optimizer_state(self) -> Params:
         """See :meth:`AbstractSession.optimizer_state`."""
         return {
             "count": np.array(self._state.count, np.int64),
-            **{f"m.{name}": value for name, value in _named(self._state.mean).items()},
-            **{f"v.{name}": value for name, value in _named(self._state.square).items()},
+            **{f"m.{name}": value for name, value in self._named(self._state.mean).items()},
+            **{f"v.{name}": value for name, value in self._named(self._state.square).items()},
         }
+
+    def _named(self, vectors: Vectors) -> Params:
+        named = from_vectors(self._model, tuple(np.array(vector) for vector in vectors))
+        return {name: value.copy() for name, value in named.items()}
 
     def close(self) -> None:
         """See :meth:`AbstractSession.close`."""
@@ -295,8 +299,3 @@ def _report(numbers: jax.Array) -> BatchReport:
     return BatchReport(
         loss, weight, grad_norm, n_evals, int(n_samples), worst_residual, int(n_failed)
     )
-
-
-def _named(values: Acting) -> Params:
-    """Return copies as numpy arrays."""
-    return {name: np.array(value) for name, value in values.items()}
