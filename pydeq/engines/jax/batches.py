@@ -14,7 +14,7 @@ from pydeq.model import iter_batches
 __all__ = ["Batch", "TrainingData", "batch_of", "padded"]
 
 RESIDENT_ROWS, RESIDENT_BYTES = 10_000, 1 << 28
-"""Data of at least so many rows and at most so many bytes are kept on the device.
+"""Data in memory of at least so many rows and at most so many bytes are kept on the device.
 
 A batch is then a program's work and not the host's: a quarter of a millisecond of a step of five,
 on MNIST. That program is compiled anew for each number of rows, which fewer do not pay back.
@@ -90,7 +90,8 @@ class TrainingData:
         self._device = device
         self._resident: _Samples | None = None
         is_known = x.dtype.kind in "biuf" and x.dtype.itemsize <= 8
-        if is_known and len(x) >= RESIDENT_ROWS and x.nbytes <= RESIDENT_BYTES:
+        in_memory = not isinstance(x, np.memmap)
+        if in_memory and is_known and len(x) >= RESIDENT_ROWS and x.nbytes <= RESIDENT_BYTES:
             there: Any = (np.ascontiguousarray(x), _as_target(target, weight.dtype), weight)
             self._resident = _Samples(*jax.device_put(there, device))
 
