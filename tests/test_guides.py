@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pydeq import DEQClassifier, DEQRegressor
@@ -39,6 +40,10 @@ def test_convergence():
         "1 of 1 samples did not reach an equilibrium within max_steps=2"
     )
     assert len(names["history"]) == 1000
+    unscaled, exact, y = names["found"], names["exact"], names["y"]
+    assert unscaled.converged.all()
+    assert np.abs(unscaled.output - exact.output).max() > 2 * y.std()
+    assert names["scaled"].score(names["X"], y) > 0.99
 
 
 def test_every_guide_with_python_is_run():

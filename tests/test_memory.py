@@ -43,6 +43,17 @@ print(json.dumps(found))
 """
 
 
+def measure(X, y, tmp_path):
+    """Return the MiB that predict and fit take at most."""
+    files = [str(tmp_path / "X.npy"), str(tmp_path / "y.npy")]
+    for file, array in zip(files, (X, y), strict=True):
+        np.save(file, array)
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, *files], capture_output=True, text=True, check=True
+    )
+    return json.loads(done.stdout)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("dtype", ["int8", "float32"])
 def test_x_is_not_converted_as_a_whole(dtype, tmp_path):
@@ -50,13 +61,16 @@ def test_x_is_not_converted_as_a_whole(dtype, tmp_path):
     rng = np.random.default_rng(0)
     n = 20_000 if dtype == "int8" else 5_000
     X = rng.integers(-100, 100, (n, 1500), np.int8).astype(dtype)
-    np.save(tmp_path / "X.npy", X)
-    np.save(tmp_path / "y.npy", np.arange(n) % 3)
-    files = [str(tmp_path / "X.npy"), str(tmp_path / "y.npy")]
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, *files], capture_output=True, text=True, check=True
-    )
-    predict, fit = json.loads(done.stdout)
+    predict, fit = measure(X, np.arange(n) % 3, tmp_path)
     size = X.nbytes / 2**20
     assert predict < 0.1 * size + 80
     assert fit < 1.1 * size + 100
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_many_classes_cost_no_row_of_them_a_sample(tmp_path):
+    """10,000 rows of 5,000 classes, one-hot or logits, would be 200 MB in float32."""
+    X = np.random.default_rng(0).normal(size=(10_000, 10)).astype(np.float32)
+    predict, fit = measure(X, np.arange(10_000) % 5_000, tmp_path)
+    assert predict < 120
+    assert fit < 120

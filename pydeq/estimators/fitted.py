@@ -158,7 +158,8 @@ class AbstractFitted(BaseEstimator, abc.ABC):
         solver = parameters.solver_spec(self.get_params(deep=False), self.model_spec_)
         tally, taken = advice.Tally(), []
         with self._open(solver) as session:
-            for rows, x in checked_blocks(self, samples, self._dtype):
+            width = max(self.model_spec_.state_width, self.model_spec_.n_outputs)
+            for rows, x in checked_blocks(self, samples, self._dtype, width):
                 part = session.equilibrium(x)
                 tally = tally.including(part)
                 taken.append(take(rows, x, part))

@@ -157,12 +157,15 @@ def check_samples(estimator: Any, X: Any, dtype: np.dtype) -> Any:
     return samples
 
 
-def checked_blocks(estimator: Any, X: Any, dtype: np.dtype) -> Iterator[tuple[slice, np.ndarray]]:
+def checked_blocks(
+    estimator: Any, X: Any, dtype: np.dtype, width: int
+) -> Iterator[tuple[slice, np.ndarray]]:
     """Yield rows and samples of what `check_samples` returned, in `dtype` and C order.
 
-    What is read in pieces is read ahead, and each piece is checked.
+    What is read in pieces is read ahead, and each piece is checked. `width` is the number of values
+    that come back for a sample: the answers for a block are of bounded size, as the block is.
     """
-    n_bytes = X.shape[1] * dtype.itemsize
+    n_bytes = max(X.shape[1], width) * dtype.itemsize
     blocks = iter_blocks(X.shape[0], n_bytes)
     if not is_sliced(X):
         yield from ((rows, np.asarray(X[rows], dtype, order="C")) for rows in blocks)
