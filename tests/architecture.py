@@ -35,6 +35,7 @@ FOLDERS = [
     "pydeq/compare",
     "pydeq/cli",
     "julia/src",
+    "julia/src/solvers",
     "julia/ext",
     "julia/original",
 ]

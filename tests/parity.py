@@ -16,6 +16,8 @@ N_STEPS = 100
 
 _MODEL = ModelSpec(n_features=5, n_outputs=3, n_state=20, hidden_layer_sizes=(30,))
 
+_MONOTONE = {"stability": "monotone", "hidden_layer_sizes": ()}
+
 # name: changes of the model, the solver, the optimiser; scale of the cell's weights; dtype
 CASES = {
     "tsit5": ({}, {}, {}, 0.6, "float64"),
@@ -43,9 +45,38 @@ CASES = {
         0.6,
         "float64",
     ),
+    "newton, logistic": ({"activation": "logistic"}, {"name": "newton"}, {}, 0.6, "float64"),
+    "broyden": ({}, {"name": "broyden"}, {}, 0.6, "float64"),
+    "monotone, peaceman_rachford": (_MONOTONE, {"name": "peaceman_rachford"}, {}, 0.6, "float64"),
+    "monotone, anderson, relu": (
+        {**_MONOTONE, "activation": "relu"},
+        {"name": "anderson"},
+        {"alpha": 0.1},
+        0.6,
+        "float64",
+    ),
     "jfb": ({}, {"adjoint": "jfb"}, {}, 0.6, "float64"),
+    "monotone, jfb": (_MONOTONE, {"adjoint": "jfb"}, {"loss": "log_loss"}, 0.6, "float64"),
+    "unrolled, tsit5": ({}, {"adjoint": "unrolled"}, {}, 0.6, "float64"),
+    "unrolled, anderson": ({}, {"name": "anderson", "adjoint": "unrolled"}, {}, 0.6, "float64"),
+    "unrolled, broyden": ({}, {"name": "broyden", "adjoint": "unrolled"}, {}, 0.6, "float64"),
+    "unrolled, fixed_point, contractive": (
+        {"stability": "contractive"},
+        {"name": "fixed_point", "adjoint": "unrolled"},
+        {},
+        3.0,
+        "float64",
+    ),
+    "unrolled, monotone, peaceman_rachford": (
+        _MONOTONE,
+        {"name": "peaceman_rachford", "adjoint": "unrolled"},
+        {},
+        0.6,
+        "float64",
+    ),
     "finite horizon": ({"horizon": 2.0}, {}, {}, 0.6, "float64"),
     "float32, 51 states": ({"n_state": 51}, {}, {"loss": "log_loss"}, 0.6, "float32"),
+    "float32, monotone, broyden": (_MONOTONE, {"name": "broyden"}, {}, 0.6, "float32"),
     "float32, contractive": ({"stability": "contractive"}, {}, {}, 3.0, "float32"),
 }
 

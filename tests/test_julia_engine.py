@@ -95,7 +95,7 @@ def test_a_lost_equilibrium_does_not_hang():
 
 
 def test_what_the_engine_has_not_is_said():
-    solver = SolverSpec("anderson", adjoint="unrolled")
+    solver = SolverSpec("newton", adjoint="unrolled")
     with pytest.raises(ValueError, match=r"unrolled.*fixed_point"):
         get_engine("julia", "cpu").open(MODEL, solver, OptimizerSpec(), random_params(MODEL))
 

@@ -12,22 +12,18 @@ module PyDEQ
 
 using ChainRulesCore: ChainRulesCore, AbstractZero, NoTangent, unthunk, @ignore_derivatives
 using DiffEqFlux: DiffEqFlux, NeuralODE
-using FixedPointAcceleration: FixedPointAcceleration
-using LinearAlgebra: LAPACKException, mul!, norm
-using LinearSolve: KrylovJL_GMRES, LinearSolveFunction
+using LinearAlgebra: I, mul!, norm
+using LinearSolve: LinearSolveFunction
 using Lux: Lux, Dense
 using LuxCore: LuxCore, AbstractLuxLayer
-using NonlinearSolveBase: NormTerminationMode
-using NonlinearSolveFirstOrder: NonlinearSolveFirstOrder, NewtonRaphson
-using Optimisers: Optimisers, Adam, Descent
+using Optimisers: Optimisers, Adam
 using OrdinaryDiffEqTsit5: OrdinaryDiffEqTsit5, Tsit5
 using PrecompileTools: @compile_workload, @setup_workload
-using SciMLBase: SciMLBase, DiscreteCallback, LinearProblem, ODEFunction, ReturnCode,
-    SteadyStateProblem, derivative_discontinuity!, get_du, solve, successful_retcode, terminate!
+using SciMLBase: SciMLBase, DiscreteCallback, ODEFunction, ReturnCode, SteadyStateProblem, get_du,
+    solve, successful_retcode, terminate!
 using SciMLLogging: None
-using SciMLOperators: FunctionOperator
 using SciMLSensitivity: SciMLSensitivity, SteadyStateAdjoint, ZygoteVJP
-using SteadyStateDiffEq: SteadyStateDiffEq, DynamicSS, SSRootfind
+using SteadyStateDiffEq: SteadyStateDiffEq, DynamicSS
 using Zygote: Zygote
 
 export Session, equilibrium, get_arrays, has_cuda, load_data!, loss_and_grad, open_session,
@@ -36,9 +32,17 @@ export Session, equilibrium, get_arrays, has_cuda, load_data!, loss_and_grad, op
 include("flat.jl")
 include("network.jl")
 include("model.jl")
+include("cell.jl")
+include("krylov.jl")
 include("search.jl")
+include("solvers/plain.jl")
+include("solvers/anderson.jl")
+include("solvers/broyden.jl")
+include("solvers/newton.jl")
+include("solvers/tsit5.jl")
 include("dynamics.jl")
 include("adjoint.jl")
+include("unrolled.jl")
 include("horizon.jl")
 include("loss.jl")
 include("device.jl")

@@ -1,94 +1,61 @@
-# The solver `tsit5`: follow du/dt = f(u, h) - u until it stands still, by SteadyStateDiffEq's
-# `DynamicSS` on OrdinaryDiffEq's Tsit5. A batch is one ODE: its samples share the steps.
+# The steady state by SciML's own solver: SteadyStateDiffEq's `DynamicSS` on OrdinaryDiffEq's Tsit5.
+# A batch is one ODE, whose samples share their steps. It works on a device's arrays; on the CPU
+# `search` is faster, because each sample has its own steps, and is tested against this.
 
 """
-A sample whose speed ||f(u) - u|| exceeds this many times the size of its start has lost its
-equilibrium. It is held where it is, because the others, which share its steps, would hardly get
-anywhere beside an exponential growth.
-"""
-const LOST = 1.0e6
+    Field(cell, n)
 
-"""
-    Flow(field, buffers, frozen)
+The right-hand side f(u, h) - u for n samples, as SciML's solvers call it: `u` and `p` are flat
+vectors, `p` holds the cell's parameters and then `h`, so that gradients reach both. (A captured h
+would get no gradient: that is why the encoder of the original program never trains.)
 
-The same right-hand side as the [`Field`](@ref)'s in place, for an integration that is not
-differentiated. It holds still the samples in `frozen`.
+It counts its evaluations.
 """
-struct Flow{M <: AbstractMatrix}
-    field::Field
-    v::M  # u + h
-    buffers::Buffers{M}
-    frozen::Vector{Int}
+struct Field
+    cell::Network
+    shapes::Vector{Dims}
+    n_evals::Base.RefValue{Int}
 end
 
-Flow(field::Field, u::AbstractMatrix) = Flow(field, similar(u), Buffers(field.cell, u), Int[])
+function Field(cell::Network, n::Int)
+    width = first(cell.shapes)[2]
+    return Field(cell, [(cell.n_parameters,), (width, n)], Ref(0))
+end
 
-function (flow::Flow)(du::AbstractVector, u::AbstractVector, p::AbstractVector, _)
-    (; field, v, buffers, frozen) = flow
-    field.n_evals[] += 1
+function (field::Field)(u::AbstractVector, p::AbstractVector, _)
+    @ignore_derivatives field.n_evals[] += 1
     flat, h = cut(p, field.shapes)
-    v .= reshape(u, size(v)) .+ h
-    du .= vec(evaluate!(buffers, field.cell, flat, v)) .- u
-    isempty(frozen) || (view(reshape(du, size(v)), :, frozen) .= 0)
-    return nothing
+    fu = field.cell(flat, reshape(u, size(h)), h)
+    du = (vec(fu) .- u)::typeof(u)  # SciML's solvers need the type, which the layers hide
+    return du
 end
+
+"""The field as an out-of-place ODE function, compiled for its own type."""
+ode_function(field::Field) = ODEFunction{false, SciMLBase.FullSpecialize}(field)
 
 """
-    Watch(solver, flow, limits)
+    follow(solver, cell, flat, h) -> Outcome
 
-What looks at the ODE after every step: it ends the integration when every sample is steady by
-[`is_steady`](@ref) (`DynamicSS`'s own rule has one maximum over the batch, so that samples with
-small states could end too early beside large ones), and freezes the samples that are lost.
+Follow du/dt = f(u, h) - u from u(0) = f(0, h) until every sample is steady by [`is_steady`](@ref)
+(`DynamicSS`'s own rule has one maximum over the batch, so that samples with small states could end
+too early beside large ones).
 """
-struct Watch{F <: Flow}
-    solver::Solver
-    flow::F
-    limits::Vector{Float64}
-    lost::Vector{Int}
-end
-
-function (watch::Watch)(u, _, integrator)
-    shape = size(watch.flow.v)
-    u, du = reshape(u, shape), reshape(get_du(integrator), shape)
-    gap = column_norms(du)
-    append!(empty!(watch.lost), findall(.!(gap .<= watch.limits)))
-    return !isempty(watch.lost) || all(is_steady(u, u .+ du, watch.solver))
-end
-
-"""What is done when the watch calls."""
-function act!(watch::Watch, integrator)
-    isempty(watch.lost) && return terminate!(integrator)
-    append!(watch.flow.frozen, watch.lost)
-    # du has jumped: the slope that is kept from the last step is not that of the next.
-    return derivative_discontinuity!(integrator, true)
-end
-
-function follow(solver::Solver, cell::Network, p::AbstractVector, u::AbstractMatrix{T}, fu) where {T}
-    n = size(u, 2)
+function follow(solver::Solver, cell::Network, flat, h::AbstractMatrix{T}) where {T}
+    n = size(h, 2)
     field = Field(cell, n)
-    flow = Flow(field, u)
-    watch = Watch(solver, flow, LOST .* (column_norms(u) .+ column_norms(fu)), Int[])
-    callback = DiscreteCallback(
-        watch, integrator -> act!(watch, integrator); save_positions = (false, false)
-    )
-    # Near a steady state the steps grow until they are as wrong as they may be, and du is never
-    # much smaller than that: a tighter search takes more accurate steps.
-    tolerance = max(solver.abstol, solver.reltol)
+    u = cell(flat, zero(h), h)
+    at(u) = reshape(u, size(h))
+    is_done(u, _, integrator) = all(is_steady(at(u), at(u) .+ at(get_du(integrator)), solver))
+    callback = DiscreteCallback(is_done, terminate!; save_positions = (false, false))
     sol = solve(
-        SteadyStateProblem(ODEFunction{true, SciMLBase.FullSpecialize}(flow), vec(u), p),
-        DynamicSS(Tsit5());
-        abstol = zero(T), reltol = zero(T),  # the watch ends it
+        SteadyStateProblem(ode_function(field), vec(u), glue([flat, h])), DynamicSS(Tsit5());
+        abstol = zero(T), reltol = zero(T),  # the callback ends it
         odesolve_kwargs = (;
-            abstol = T(min(solver.ode_abstol, tolerance)),
-            reltol = T(min(solver.ode_reltol, tolerance)),
+            abstol = T(solver.ode_abstol), reltol = T(solver.ode_reltol),
             maxiters = solver.max_steps, save_everystep = false, verbose = None(), callback,
         ),
     )
-    # It ends by the watch or by max_steps. If the step size broke down instead, some samples may
-    # have spoilt it for the others.
-    if !(sol.original.retcode in (ReturnCode.Terminated, ReturnCode.MaxIters)) && n > 1
-        return search_each(solver, cell, p, n)
-    end
-    n_evals = field.n_evals[] + 2  # u(0) and its f
-    return outcome_at(solver, cell, p, reshape(sol.u, size(u)), n_evals, last(sol.original.t))
+    u = at(sol.u)
+    fu = cell(flat, u, h)
+    return Outcome(u, fu, fill(field.n_evals[] + 2, n), is_steady(u, fu, solver))
 end

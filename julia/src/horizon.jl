@@ -15,7 +15,7 @@ function (layer::Augmented)(v::AbstractMatrix, flat, st)
     @ignore_derivatives layer.n_evals[] += 1
     width = size(v, 1) ÷ 2
     u, h = v[1:width, :], v[(width + 1):end, :]
-    dv = vcat(layer.cell(flat, u .+ h) .- u, zero(h))
+    dv = vcat(layer.cell(flat, u, h) .- u, zero(h))
     return dv::typeof(v), st
 end
 
@@ -28,7 +28,7 @@ Return u(time) from u(0) = f(0, h) for h (width, n); the [`Outcome`](@ref) is pu
 not, the states that `found` holds are those that count; the returned ones need not be alike.
 """
 function integrate(model, solver::Solver, flat, h::AbstractMatrix{T}, time, found) where {T}
-    u0 = model.cell(flat, h)
+    u0 = model.cell(flat, zero(h), h)
     field, ode = @ignore_derivatives begin
         field = Augmented(model.cell, Ref(0))
         ode = NeuralODE(
@@ -54,9 +54,8 @@ be one sample's doing: so they are integrated one by one to see which can reach 
 """
 function reached(model, solver, flat, h, u, sol, n_evals, time)
     n = size(h, 2)
-    len = fill(Float64(time), n)
     if successful_retcode(sol)
-        return Outcome(u, model.cell(flat, u .+ h), fill(n_evals, n), finite_columns(u), len)
+        return Outcome(u, model.cell(flat, u, h), fill(n_evals, n), finite_columns(u))
     elseif n > 1
         outcome = one_by_one(model, solver, flat, h, time)
         # Together they do not get there, and what came back of that is not to be used.
@@ -65,7 +64,7 @@ function reached(model, solver, flat, h, u, sol, n_evals, time)
     end
     # The step size breaks down when a state nears the largest number: it is then not finite.
     u = sol.retcode === ReturnCode.MaxIters ? u : fill!(similar(u), NaN)
-    return Outcome(u, model.cell(flat, u .+ h), fill(n_evals, n), fill(false, n), len)
+    return Outcome(u, model.cell(flat, u, h), fill(n_evals, n), fill(false, n))
 end
 
 function one_by_one(model, solver, flat, h, time)

@@ -1,6 +1,6 @@
 # The loss of a batch and its penalties; the twins of `pydeq.model.metrics.loss` and the JAX engine.
 
-const LOSSES = (:squared_error, :sum_of_squares, :log_loss)
+const LOSSES = (:squared_error, :log_loss)
 
 """
     loss_value(name, output, target, weight)
@@ -8,18 +8,15 @@ const LOSSES = (:squared_error, :sum_of_squares, :log_loss)
 Return the loss of a batch, without penalties.
 
 `squared_error`: mean over outputs and weighted mean over samples of the squares;
-`sum_of_squares`: their weighted sum; `log_loss`: weighted mean over samples of the softmax
-cross-entropy, `output` being logits. `output` and `target` are (n_outputs, n), `weight` is (1, n)
-and not all zero.
+`log_loss`: weighted mean over samples of the softmax cross-entropy, `output` being logits. `output`
+and `target` are (n_outputs, n), `weight` is (1, n) and not all zero.
 """
 function loss_value(name::Symbol, output, target, weight)
     if name === :log_loss
         per_sample = -sum(target .* log_softmax(output); dims = 1)
         return sum(weight .* per_sample) / sum(weight)
     end
-    total = sum(weight .* abs2.(output .- target))
-    name === :sum_of_squares && return total
-    return total / (size(output, 1) * sum(weight))
+    return sum(weight .* abs2.(output .- target)) / (size(output, 1) * sum(weight))
 end
 
 function log_softmax(a)

@@ -1,6 +1,6 @@
 # What a model is: encoder, cell, decoder, and how its cell is kept stable.
 
-const STABILITIES = (:none, :jacobian, :contractive)
+const STABILITIES = (:none, :jacobian, :contractive, :monotone)
 
 """Squarings in [`log_norm_bound`](@ref)."""
 const GRAM_ITERATIONS = 5
@@ -18,6 +18,7 @@ struct Model
     encoder::Network
     cell::Network
     decoder::Network
+    cell_shapes::Vector{Dims}  # of the cell's parameters as they are trained
     parts::Vector{Dims}  # shapes of the three networks' flat parameters
     width::Int
     stability::Symbol
@@ -43,9 +44,17 @@ function Model(;
     width = something(n_state, n_features)
     outer(widths) = Network(n_state === nothing ? widths[1:1] : widths, activation)
     encoder, decoder = outer([n_features, width]), outer([width, n_outputs])
-    cell = Network([width; hidden_layer_sizes; width], activation)
-    parts = Dims[(network.n_parameters,) for network in (encoder, cell, decoder)]
-    return Model(encoder, cell, decoder, parts, width, stability, contraction, horizon)
+    is_monotone = stability === :monotone
+    if is_monotone && !isempty(hidden_layer_sizes)
+        throw(ArgumentError("The monotone cell has no hidden layer; found $hidden_layer_sizes."))
+    end
+    cell = Network([width; hidden_layer_sizes; width], activation; is_monotone)
+    cell_shapes = is_monotone ? Dims[(width, width); cell.shapes] : cell.shapes
+    sizes = (encoder.n_parameters, sum(prod, cell_shapes), decoder.n_parameters)
+    return Model(
+        encoder, cell, decoder, cell_shapes, [(n,) for n in sizes], width, stability, contraction,
+        horizon,
+    )
 end
 
 function check_choice(what, found::Symbol, choices)
@@ -56,16 +65,15 @@ end
 
 """Names of the parameters in their order, as in Python's `pydeq.model.params.parameter_shapes`."""
 function parameter_names(model::Model)
-    layers = ["cell.$(i - 1)" for i in eachindex(model.cell.layers)]
-    if !isempty(model.encoder.layers)
-        layers = ["encoder"; layers; "decoder"]
-    end
-    return [string(layer, kind) for layer in layers for kind in (".weight", ".bias")]
+    both(layer) = [layer * ".weight", layer * ".bias"]
+    cell = reduce(vcat, [both("cell.$(i - 1)") for i in eachindex(model.cell.layers)])
+    model.cell.is_monotone && insert!(cell, 2, "cell.0.skew")
+    return isempty(model.encoder.layers) ? cell : [both("encoder"); cell; both("decoder")]
 end
 
 """Shapes of the parameters in their order."""
 function parameter_shapes(model::Model)
-    return [model.encoder.shapes; model.cell.shapes; model.decoder.shapes]
+    return [model.encoder.shapes; model.cell_shapes; model.decoder.shapes]
 end
 
 """Indices of the encoder's parameters in the flat vector."""
@@ -86,8 +94,15 @@ Return the cell's flat parameters as they act.
 A contractive cell has each of its L weights (not its biases) multiplied by
 ``min(1, (contraction / prod_i sigma_i)^{1/L})``, with ``sigma_i`` the bound of [`log_norm_bound`](@ref):
 its Lipschitz constant is then at most `contraction`, because every activation is 1-Lipschitz.
+
+A monotone cell has the weight ``W = B - B^T - A^T A`` of its parameters A and B (Winston and Kolter
+2020, proposition 1, with m = 1).
 """
 function acting_cell(model::Model, flat::AbstractVector{T}) where {T}
+    if model.cell.is_monotone
+        a, b, bias = cut(flat, model.cell_shapes)
+        return glue([b .- b' .- a' * a, bias])
+    end
     model.stability === :contractive || return flat
     arrays = cut(flat, model.cell.shapes)
     n_layers = length(model.cell.layers)
@@ -104,17 +119,35 @@ Return the logarithm of an upper bound of the spectral norm of `weight`, by Gram
 (Delattre et al. 2023, algorithm 1): ``||G^{32}||_F^{1/64}`` with ``G = W W^T`` or ``W^T W``,
 whichever is smaller, each squaring of G preceded by dividing it by its Frobenius norm.
 """
-function log_norm_bound(weight::AbstractMatrix{T}) where {T}
+log_norm_bound(weight::AbstractMatrix) = first(gram_iteration(weight))
+
+"""Return the bound and G, G^2, G^4, ..., each up to a factor."""
+function gram_iteration(weight::AbstractMatrix{T}) where {T}
     gram = size(weight, 1) < size(weight, 2) ? weight * weight' : weight' * weight
     log_norm = zero(T)  # logarithm of the factors divided out, per power of G
+    powers = typeof(gram)[]
     for _ in 1:GRAM_ITERATIONS
         size_of_gram = sqrt(sum(abs2, gram) + floatmin(T))
-        gram = gram ./ size_of_gram
-        gram = gram * gram
+        push!(powers, gram ./ size_of_gram)
+        gram = powers[end] * powers[end]
         log_norm = 2 * (log_norm + log(size_of_gram))
     end
     log_norm = log_norm + log(sum(abs2, gram) + floatmin(T)) / 2
-    return log_norm / 2^(GRAM_ITERATIONS + 1)
+    return log_norm / 2^(GRAM_ITERATIONS + 1), push!(powers, gram)
+end
+
+# By d log sigma = tr(M dG) / (2 tr(M G)) with M = G^63, the product of the powers: each of them is
+# used once, where Zygote would go back through all of the products.
+function ChainRulesCore.rrule(::typeof(log_norm_bound), weight::AbstractMatrix{T}) where {T}
+    bound, powers = gram_iteration(weight)
+    function bound_pullback(cotangent)
+        m = foldl(*, powers)
+        # Of the first power, G / ||G||, as of the weight, the factor goes out with the trace.
+        gradient = size(weight, 1) < size(weight, 2) ? m * weight : weight * m
+        scale = unthunk(cotangent) / (sum(gradient .* weight) + floatmin(T))
+        return NoTangent(), scale .* gradient
+    end
+    return bound, bound_pullback
 end
 
 """
@@ -126,11 +159,11 @@ function trajectory(model::Model, theta::AbstractVector, x::AbstractMatrix, dept
     encoder, cell, _ = parts(model, theta)
     h = model.encoder(encoder, x)
     flat = acting_cell(model, cell)
-    u = model.cell(flat, h)
+    u = model.cell(flat, zero(h), h)
     iterates = similar(u, size(u)..., depth + 1)
     iterates[:, :, 1] = u
     for k in 1:depth
-        u = model.cell(flat, u .+ h)
+        u = model.cell(flat, u, h)
         iterates[:, :, k + 1] = u
     end
     return iterates

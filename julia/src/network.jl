@@ -1,20 +1,24 @@
 # A multilayer perceptron of Lux layers, its parameters in one flat vector.
 
 """
-    Network(widths, activation)
+    Network(widths, activation; is_monotone = false)
 
 Dense layers between the `widths`, each but the last ending in the activation; a single width means
 no layer at all, the identity. Its parameters are a flat vector: weight (n_out, n_in) and bias
 (n_out,) of each layer in turn.
+
+As a cell it is a function of u + h. The monotone cell is another: one layer that ends in the
+activation and has h beside the weight, f(u, h) = act(W u + h + b).
 """
 struct Network
     layers::Vector{AbstractLuxLayer}
     shapes::Vector{Dims}
     activation::Symbol
     n_parameters::Int
+    is_monotone::Bool
 end
 
-function Network(widths::AbstractVector{<:Integer}, activation::Symbol)
+function Network(widths::AbstractVector{<:Integer}, activation::Symbol; is_monotone::Bool = false)
     layers = AbstractLuxLayer[]
     shapes = Dims[]
     for i in 1:(length(widths) - 1)
@@ -23,7 +27,7 @@ function Network(widths::AbstractVector{<:Integer}, activation::Symbol)
         push!(layers, Dense(n_in => n_out, σ))
         push!(shapes, (n_out, n_in), (n_out,))
     end
-    return Network(layers, shapes, activation, sum(prod, shapes; init = 0))
+    return Network(layers, shapes, activation, sum(prod, shapes; init = 0), is_monotone)
 end
 
 """
@@ -41,33 +45,13 @@ function (network::Network)(flat::AbstractVector, v::AbstractMatrix)
 end
 
 """
-    Buffers(network, v)
+    cell(flat, u, h)
 
-What [`evaluate!`](@ref) writes to, for arguments like `v` (n_in, n): one array a layer.
+Return f(u, h) (width, n) of the states `u` and the encoded inputs `h` (width, n).
 """
-struct Buffers{M <: AbstractMatrix}
-    layers::Vector{M}
-end
-
-function Buffers(network::Network, v::AbstractMatrix)
-    return Buffers([similar(v, first(shape), size(v, 2)) for shape in network.shapes[1:2:end]])
-end
-
-"""
-    evaluate!(buffers, network, flat, v)
-
-Return what `network(flat, v)` does, in one of the buffers: no array is allocated. A search evaluates
-the cell some hundred times a batch, and would spend a quarter of its time on collecting garbage.
-"""
-function evaluate!(buffers::Buffers, network::Network, flat::AbstractVector, v::AbstractMatrix)
-    arrays = cut(flat, network.shapes)
-    for (i, buffer) in enumerate(buffers.layers)
-        mul!(buffer, arrays[2i - 1], v)
-        σ = i < length(buffers.layers) ? ACTIVATIONS[network.activation] : identity
-        activate!(buffer, σ, arrays[2i])
-        v = buffer
-    end
-    return v
+function (cell::Network)(flat::AbstractVector, u::AbstractMatrix, h::AbstractMatrix)
+    cell.is_monotone || return cell(flat, u .+ h)
+    return ACTIVATIONS[cell.activation].(cell(flat, u) .+ h)
 end
 
 """Add the bias and apply the activation, for which this is compiled."""
@@ -92,38 +76,6 @@ function pull_layer(network, arrays, i, v, row)
     i == length(network.layers) && return weight' * row
     y = first(network.layers[i](v, (; weight, bias), NamedTuple()))
     return weight' * (slope(network.activation, y) .* pull_layer(network, arrays, i + 1, y, row))
-end
-
-"""
-    Pullback(network, flat, v)
-
-What [`pull`](@ref) returns at one `v` (n_in, n), for many rows: it keeps the slopes of the
-activations, and `pullback(out, row)` writes to `out` (n_in, n) without allocating.
-"""
-struct Pullback{W <: AbstractMatrix, M <: AbstractMatrix}
-    weights::Vector{W}
-    slopes::Vector{M}  # of the hidden layers, (n_hidden, n) each
-    rows::Vector{M}    # like them
-end
-
-function Pullback(network::Network, flat::AbstractVector, v::AbstractMatrix)
-    arrays = cut(flat, network.shapes)
-    slopes = typeof(v)[]
-    for i in 1:(length(network.layers) - 1)
-        ps = (weight = arrays[2i - 1], bias = arrays[2i])
-        v = first(network.layers[i](v, ps, NamedTuple()))
-        push!(slopes, slope(network.activation, v))
-    end
-    return Pullback([weight for weight in arrays[1:2:end]], slopes, similar.(slopes))
-end
-
-function (pullback::Pullback)(out::AbstractMatrix, row::AbstractMatrix)
-    (; weights, slopes, rows) = pullback
-    for i in length(slopes):-1:1
-        mul!(rows[i], weights[i + 1]', row)
-        row = rows[i] .*= slopes[i]
-    end
-    return mul!(out, first(weights)', row)
 end
 
 """

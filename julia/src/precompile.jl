@@ -7,7 +7,7 @@ function small_session(::Type{T}; n_state = 2, kwargs...) where {T}
         n_features = 3, n_outputs = 2, hidden_layer_sizes = [3], activation = "tanh",
         stability = "none", contraction = 0.9, horizon = nothing, solver = "tsit5",
         abstol = 1.0e-2, reltol = 1.0e-2, ode_abstol = 1.0e-6, ode_reltol = 1.0e-3,
-        max_steps = 100, adjoint = "implicit", loss = "squared_error", optimizer = "adam",
+        max_steps = 100, adjoint = "implicit", loss = "squared_error",
         learning_rate = 1.0e-3, alpha = 1.0e-4, jacobian_penalty = 0.0, train_encoder = true,
         device = "cpu",
     )
@@ -37,14 +37,21 @@ end
 @setup_workload begin
     @compile_workload begin
         for T in (Float32, Float64)
-            fit_and_predict(small_session(T; loss = "log_loss"))
-            for activation in ("identity", "logistic", "relu")
+            # What the estimators take by default, with either loss; every activation; every way of
+            # keeping a cell stable.
+            fit_and_predict(
+                small_session(T; stability = "contractive", solver = "anderson", loss = "log_loss")
+            )
+            for activation in ("identity", "logistic", "relu", "tanh")
                 fit_and_predict(small_session(T; activation))
             end
-            fit_and_predict(
-                small_session(T; stability = "contractive", solver = "fixed_point", adjoint = "jfb")
-            )
             fit_and_predict(small_session(T; stability = "jacobian", jacobian_penalty = 0.1))
+            monotone = (; stability = "monotone", hidden_layer_sizes = Int[])
+            fit_and_predict(small_session(T; monotone..., solver = "peaceman_rachford"))
+            # The other solvers have the same adjoint.
+            for solver in ("broyden", "fixed_point", "newton")
+                equilibrium(small_session(T; solver), ones(T, 3, 2))
+            end
         end
     end
 end

@@ -1,14 +1,7 @@
-# The search for a steady state of du/dt = f(u, h) - u: what all solvers share, and those that
-# work sample by sample. `tsit5`, which follows the ODE, is in dynamics.jl.
+# The search for a steady state of du/dt = f(u, h) - u: what all solvers share.
 
-const SOLVERS = (:tsit5, :anderson, :newton, :fixed_point)
+const SOLVERS = (:tsit5, :anderson, :broyden, :newton, :fixed_point, :peaceman_rachford)
 const ADJOINTS = (:implicit, :jfb, :unrolled)
-
-"""Past steps that Anderson acceleration combines."""
-const ANDERSON_WINDOW = 5
-
-"""Anderson steps between two times that its history is cut to the window."""
-const ANDERSON_STRETCH = 50
 
 """
     Solver(name, abstol, reltol, ode_abstol, ode_reltol, max_steps, adjoint)
@@ -39,15 +32,12 @@ Where the search ended for each of n samples.
     a batch that is integrated together every sample has the batch's count.
   - `converged`: whether the state meets the stopping rule; for a finite horizon, whether the
     integration reached it.
-  - `length`: how far the search went for each sample: time for `tsit5` and a finite horizon,
-    iterations otherwise.
 """
 struct Outcome{M <: AbstractMatrix}
     u::M
     fu::M
     n_evals::Vector{Int}
     converged::Vector{Bool}
-    length::Vector{Float64}
 end
 
 """
@@ -79,184 +69,107 @@ function residual(outcome::Outcome)
 end
 
 """
-    Field(cell, n)
+A way to take a step of the search. What it remembers of the samples has them as the last axis.
 
-The right-hand side f(u, h) - u for n samples, as SciML's solvers call it: `u` and `p` are flat
-vectors, `p` holds the cell's parameters and then `h`, so that gradients reach both. (A captured h
-would get no gradient: that is why the encoder of the original program never trains.)
-
-It counts its evaluations.
+`step!(method, cell, search)` moves the states of the first `search.k` columns, writes f there, and
+counts the evaluations; `move!(method, from, to)` puts what it remembers of the sample of one column
+in the place of another's.
 """
-struct Field
-    cell::Network
-    shapes::Vector{Dims}
-    n_evals::Base.RefValue{Int}
-end
-
-function Field(cell::Network, n::Int)
-    width = first(cell.shapes)[2]
-    return Field(cell, [(cell.n_parameters,), (width, n)], Ref(0))
-end
-
-function (field::Field)(u::AbstractVector, p::AbstractVector, _)
-    @ignore_derivatives field.n_evals[] += 1
-    flat, h = cut(p, field.shapes)
-    fu = field.cell(flat, reshape(u, size(h)) .+ h)
-    du = (vec(fu) .- u)::typeof(u)  # SciML's solvers need the type, which the layers hide
-    return du
-end
-
-"""The field as an out-of-place ODE function, compiled for its own type."""
-ode_function(field::Field) = ODEFunction{false, SciMLBase.FullSpecialize}(field)
+abstract type SearchMethod end
 
 """
-    search(solver, cell, p, n; each = false) -> Outcome
+A search under way, of the samples in the first `k` columns.
 
-Search the steady states of n samples from u(0) = f(0, h).
-
-`p` holds the cell's flat parameters and then h (width, n). With `each`, `tsit5` integrates every
-sample by itself, with steps of its own: slower, but then no answer depends on its batch. The other
-solvers always treat each sample by itself.
+Every sample stops by itself, so that its answer does not depend on its batch; one that is done
+leaves at once, and the last column takes its place, so that the slowest does not cost the batch.
 """
-function search(solver::Solver, cell::Network, p::AbstractVector, n::Int; each::Bool = false)
-    alone = each || solver.name in (:newton, :anderson)
-    alone && n > 1 && return search_each(solver, cell, p, n)
-    flat, h = cut(p, Field(cell, n).shapes)
-    u = cell(flat, h)
-    fu = cell(flat, u .+ h)
-    good = finite_columns(fu)
-    if !all(good)  # a solver must not see what has no finite start
-        return scatter(u, fu, good, search_columns(solver, cell, flat, h[:, good]))
-    end
-    steady = is_steady(u, fu, solver)
-    all(steady) && return Outcome(u, fu, fill(2, n), steady, zeros(n))
-    solver.name === :tsit5 && return follow(solver, cell, p, u, fu)
-    solver.name === :fixed_point && return iterate_cell(solver, cell, flat, h, u, fu)
-    solver.name === :newton && return newton(solver, cell, p, u)
-    return anderson(solver, cell, p, u)
+mutable struct Search{T <: AbstractFloat}
+    const u::Matrix{T}   # (width, B)
+    const fu::Matrix{T}
+    const h::Matrix{T}
+    const n_evals::Vector{Int}
+    const index::Vector{Int}  # which sample it is
+    k::Int
 end
 
-function search_columns(solver, cell, flat, h)
+"""
+    search(solver, cell, flat, h) -> Outcome
+
+Search the steady states of the samples `h` (width, n) from u(0) = f(0, h); `flat` are the
+parameters of the `cell` as they act.
+"""
+function search(solver::Solver, network::Network, flat::AbstractVector{T}, h::AbstractMatrix{T}) where {T}
     n = size(h, 2)
-    n == 0 && return Outcome(h, h, Int[], Bool[], Float64[])
-    return search(solver, cell, glue([flat, h]), n)
+    n == 0 && return Outcome(h, h, Int[], Bool[])
+    is_on_host(flat) || return search_on_device(solver, network, flat, h)
+    cell = Cell(network, Vector(flat), Matrix(h))
+    u, fu = zeros(T, size(h)), Matrix{T}(undef, size(h))
+    evaluate!(fu, cell, u, h)
+    copyto!(u, fu)
+    evaluate!(fu, cell, u, h)
+    s = Search{T}(u, fu, Matrix(h), fill(2, n), collect(1:n), n)
+    outcome = Outcome(similar(u), similar(u), zeros(Int, n), fill(false, n))
+    run!(make_method(solver, cell, s), cell, s, solver, outcome)
+    return outcome
 end
 
-"""Put the outcomes of the columns `good` among those that have no finite start."""
-function scatter(u, fu, good, found::Outcome)
-    n = length(good)
-    n_evals, converged, len = fill(2, n), fill(false, n), zeros(n)
-    u, fu = copy(u), copy(fu)
-    u[:, good], fu[:, good] = found.u, found.fu
-    n_evals[good], converged[good], len[good] = found.n_evals, found.converged, found.length
-    return Outcome(u, fu, n_evals, converged, len)
-end
-
-"""Search sample by sample."""
-function search_each(solver::Solver, cell::Network, p::AbstractVector, n::Int)
-    n_flat = cell.n_parameters
-    width = (length(p) - n_flat) ÷ n
-    one = p[1:(n_flat + width)]
-    return together(
-        map(1:n) do j
-            copyto!(one, n_flat + 1, p, n_flat + (j - 1) * width + 1, width)
-            search(solver, cell, one, 1)
-        end
+function search_on_device(solver::Solver, network, flat, h)
+    solver.name === :tsit5 && return follow(solver, network, flat, h)
+    throw(
+        ArgumentError(
+            "On a GPU the Julia engine has the solver \"tsit5\"; found " *
+                "$(repr(string(solver.name))). Use it, or device=\"cpu\".",
+        ),
     )
 end
+
+function make_method(solver::Solver, cell::Cell, s::Search)
+    solver.name === :tsit5 && return FollowODE(solver, s)
+    solver.name === :anderson && return Anderson(s.u, s.fu)
+    solver.name === :broyden && return Broyden(s.u)
+    solver.name === :newton && return Newton(s.u)
+    solver.name === :fixed_point && return FixedPoint()
+    return PeacemanRachford(cell, s)
+end
+
+function run!(method::SearchMethod, cell::Cell, s::Search, solver::Solver, outcome::Outcome)
+    leave!(outcome, method, s, solver, 0)
+    for n_steps in 1:(solver.max_steps)
+        s.k == 0 && break
+        step!(method, cell, s)
+        leave!(outcome, method, s, solver, n_steps)
+    end
+    return outcome
+end
+
+"""Let go of the samples that are steady or not finite; after the last step, of all."""
+function leave!(outcome::Outcome, method::SearchMethod, s::Search{T}, solver::Solver, n_steps) where {T}
+    abstol, reltol = T(solver.abstol), T(solver.reltol)
+    for j in (s.k):-1:1
+        u, fu = view(s.u, :, j), view(s.fu, :, j)
+        gap, size_of_f, finite = gap_and_size(u, fu)
+        steady = finite && (gap <= abstol || gap <= reltol * size_of_f)
+        finite && !steady && n_steps < solver.max_steps && continue
+        i = s.index[j]
+        copyto!(view(outcome.u, :, i), u)
+        copyto!(view(outcome.fu, :, i), fu)
+        outcome.n_evals[i], outcome.converged[i] = s.n_evals[j], steady
+        from = s.k
+        s.k -= 1
+        from == j && continue
+        foreach(a -> move_column!(a, from, j), (s.u, s.fu, s.h, s.n_evals, s.index))
+        move!(method, from, j)
+    end
+    return nothing
+end
+
+"""Whether the array, or what it is a view of, is in the memory of the CPU."""
+is_on_host(array) = similar(array, 0) isa Array
 
 """The outcomes of single samples as one."""
 function together(outcomes)
     return Outcome(
         reduce(hcat, [o.u for o in outcomes]), reduce(hcat, [o.fu for o in outcomes]),
         [only(o.n_evals) for o in outcomes], [only(o.converged) for o in outcomes],
-        [only(o.length) for o in outcomes],
     )
-end
-
-"""The outcome of a search that ended at `u`; `n_evals` without the one that this takes."""
-function outcome_at(solver, cell, p, u::AbstractMatrix, n_evals, len)
-    n = size(u, 2)
-    flat, h = cut(p, Field(cell, n).shapes)
-    fu = cell(flat, u .+ h)
-    return Outcome(u, fu, fill(n_evals + 1, n), is_steady(u, fu, solver), fill(Float64(len), n))
-end
-
-# --- plain iteration, every sample until its own end ---
-
-function iterate_cell(solver::Solver, cell::Network, flat, h, u, fu)
-    n = size(u, 2)
-    u, fu = copy(u), copy(fu)
-    n_evals, len = fill(2, n), zeros(n)
-    active = findall(.!is_steady(u, fu, solver))
-    for _ in 1:solver.max_steps
-        isempty(active) && break
-        u[:, active] = fu[:, active]
-        f = cell(flat, u[:, active] .+ h[:, active])
-        fu[:, active] = f
-        n_evals[active] .+= 1
-        len[active] .+= 1
-        going = .!is_steady(u[:, active], f, solver) .& finite_columns(f)
-        active = active[going]
-    end
-    return Outcome(u, fu, n_evals, is_steady(u, fu, solver), len)
-end
-
-# --- Newton's method with GMRES, by NonlinearSolve's NewtonRaphson; one sample ---
-
-function newton(solver::Solver, cell::Network, p::AbstractVector, u::AbstractMatrix{T}) where {T}
-    p isa Array || throw(ArgumentError(CPU_ONLY))
-    field = Field(cell, 1)
-    sol = solve(
-        SteadyStateProblem(ode_function(field), vec(u), p),
-        SSRootfind(NewtonRaphson(; linsolve = KrylovJL_GMRES()));
-        abstol = T(solver.abstol), reltol = T(solver.reltol), maxiters = solver.max_steps,
-        # The rule of `is_steady`: f(u) - u is the residual, so that their sum is f(u).
-        termination_condition = NormTerminationMode(Base.Fix2(norm, Inf)), verbose = None(),
-    )
-    n_evals = field.n_evals[] + 2  # u(0) and its f
-    return outcome_at(solver, cell, p, reshape(sol.u, size(u)), n_evals, sol.stats.nsteps)
-end
-
-const CPU_ONLY = "The solvers \"newton\" and \"anderson\" of the Julia engine work on the CPU " *
-    "only; on a GPU take \"tsit5\" or \"fixed_point\", or use device=\"cpu\"."
-
-# --- Anderson acceleration, by FixedPointAcceleration; one sample ---
-
-function anderson(solver::Solver, cell::Network, p::AbstractVector, u::AbstractMatrix{T}) where {T}
-    p isa Array || throw(ArgumentError(CPU_ONLY))
-    field = Field(cell, 1)
-    # The package works in Float64; the cell is evaluated in the model's type.
-    map_of(x) = Float64.(field(T.(x), p, nothing)) .+ x
-    steady(x, fx) = only(is_steady(T.(x)[:, :], T.(fx)[:, :], solver)) ? 0.0 : 1.0
-    inputs = reshape(Float64.(vec(u)), :, 1)
-    outputs = reshape(map_of(inputs[:, 1]), :, 1)
-    n_steps = 0
-    while n_steps < solver.max_steps
-        stretch = min(ANDERSON_STRETCH, solver.max_steps - n_steps)
-        before = size(inputs, 2)
-        found = stretch_of_anderson(map_of, steady, inputs, outputs, stretch, eps(T))
-        found === nothing && break
-        n_steps += max(size(found.Inputs_, 2) - before, 1)
-        inputs, outputs = last_columns(found.Inputs_), last_columns(found.Outputs_)
-        found.TerminationCondition_ === :ReachedMaxIter || break
-    end
-    state = reshape(T.(inputs[:, end]), size(u))
-    return outcome_at(solver, cell, p, state, field.n_evals[] + 2, n_steps)
-end
-
-last_columns(a) = a[:, max(1, end - ANDERSON_WINDOW):end]
-
-"""Go on for at most `n_steps`; nothing where the numbers got too large for the least squares."""
-function stretch_of_anderson(map_of, steady, inputs, outputs, n_steps, eps_of)
-    try
-        return FixedPointAcceleration.fixed_point(
-            map_of, inputs; Outputs = outputs, Algorithm = :Anderson, MaxM = ANDERSON_WINDOW + 1,
-            MaxIter = n_steps, ConvergenceMetric = steady, ConvergenceMetricThreshold = 0.5,
-            ConditionNumberThreshold = inv(sqrt(eps_of)), ReplaceInvalids = :ReplaceVector,
-        )
-    catch error
-        error isa Union{ArgumentError, LAPACKException} || rethrow()
-        return nothing
-    end
 end

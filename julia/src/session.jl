@@ -1,11 +1,8 @@
 # One model, its optimiser's state and its data, resident in this process: what Python drives.
 
-const OPTIMIZERS = (:adam, :sgd)
-
 """What is minimised and how; the fields are those of Python's `pydeq.model.spec.OptimizerSpec`."""
 struct Training
     loss::Symbol
-    optimizer::Symbol
     learning_rate::Float64
     alpha::Float64
     jacobian_penalty::Float64
@@ -33,8 +30,7 @@ end
 """
     open_session(; n_features, n_outputs, n_state, hidden_layer_sizes, activation, stability,
         contraction, horizon, solver, abstol, reltol, ode_abstol, ode_reltol, max_steps, adjoint,
-        loss, optimizer, learning_rate, alpha, jacobian_penalty, train_encoder, device,
-        names, arrays, opt_count = 0, opt_m = nothing, opt_v = nothing) -> Session
+        loss, learning_rate, alpha, jacobian_penalty, train_encoder, device, names, arrays, opt_count = 0, opt_m = nothing, opt_v = nothing) -> Session
 
 Open a session on copies of `arrays`, in whose element type it works.
 
@@ -44,15 +40,16 @@ Open a session on copies of `arrays`, in whose element type it works.
     (n_state,), `cell.0.weight` (n_out, n_in), ..., `decoder.bias` (n_outputs,). Without `n_state`
     encoder and decoder are absent, and the state is the input itself.
   - `hidden_layer_sizes`: the cell's hidden widths; `activation`: `identity`, `logistic`, `tanh` or
-    `relu`; `stability`: `none`, `jacobian` or `contractive`, then with the Lipschitz bound
-    `contraction`.
+    `relu`; `stability`: `none`, `jacobian`, `monotone` or `contractive`, then with the Lipschitz
+    bound `contraction`.
   - `horizon`: final time of the neural ODE, or `nothing` for its steady state.
-  - `solver`: `tsit5`, `anderson`, `newton` or `fixed_point`; `abstol` and `reltol` end the search,
+  - `solver`: `tsit5`, `anderson`, `broyden`, `newton`, `fixed_point` or, for the monotone cell,
+    `peaceman_rachford`; `abstol` and `reltol` end the search,
     `ode_abstol` and `ode_reltol` control the ODE's steps, `max_steps` bounds them.
-  - `adjoint`: `implicit`, `jfb`, or (with `tsit5` and `fixed_point`) `unrolled`.
-  - `loss`: `squared_error`, `sum_of_squares` or `log_loss`; `alpha`: strength of the L2 penalty
+  - `adjoint`: `implicit`, `jfb`, or (not with `newton`) `unrolled`.
+  - `loss`: `squared_error` or `log_loss`; `alpha`: strength of the L2 penalty
     on the weights; `jacobian_penalty`: of the penalty of `stability = "jacobian"`.
-  - `optimizer`: `adam` or `sgd`; `train_encoder`: false keeps the encoder as it is.
+  - `learning_rate`: Adam's; `train_encoder`: false keeps the encoder as it is.
   - `device`: `auto`, `cpu` or `cuda`.
   - `opt_count`, `opt_m`, `opt_v`: what [`optimizer_state`](@ref) returned, to go on from there.
 """
@@ -61,7 +58,7 @@ function open_session(;
         hidden_layer_sizes::AbstractVector{<:Integer}, activation::AbstractString,
         stability::AbstractString, contraction::Real, horizon::Union{Real, Nothing},
         solver::AbstractString, abstol::Real, reltol::Real, ode_abstol::Real, ode_reltol::Real,
-        max_steps::Int, adjoint::AbstractString, loss::AbstractString, optimizer::AbstractString,
+        max_steps::Int, adjoint::AbstractString, loss::AbstractString,
         learning_rate::Real, alpha::Real, jacobian_penalty::Real, train_encoder::Bool,
         device::AbstractString, names::AbstractVector, arrays::AbstractVector,
         opt_count::Int = 0, opt_m = nothing, opt_v = nothing,
@@ -74,9 +71,7 @@ function open_session(;
     spec = Solver(
         Symbol(solver), abstol, reltol, ode_abstol, ode_reltol, max_steps, Symbol(adjoint)
     )
-    training = Training(
-        Symbol(loss), Symbol(optimizer), learning_rate, alpha, jacobian_penalty, train_encoder
-    )
+    training = Training(Symbol(loss), learning_rate, alpha, jacobian_penalty, train_encoder)
     check(model, spec, training)
     place = find_device(device)
     order = order_of(model, names)
@@ -93,14 +88,19 @@ function check(model::Model, solver::Solver, training::Training)
     check_choice("solver", solver.name, SOLVERS)
     check_choice("adjoint", solver.adjoint, ADJOINTS)
     check_choice("loss", training.loss, LOSSES)
-    check_choice("optimizer", training.optimizer, OPTIMIZERS)
-    can_unroll = solver.name in (:tsit5, :fixed_point) || model.horizon !== nothing
-    if solver.adjoint === :unrolled && !can_unroll
+    if solver.adjoint === :unrolled && solver.name === :newton && model.horizon === nothing
         throw(
             ArgumentError(
-                "The Julia engine has adjoint=\"unrolled\" for solver=\"tsit5\" and " *
-                    "\"fixed_point\"; found solver=$(repr(string(solver.name))). Use one of " *
-                    "them, or adjoint=\"implicit\" or \"jfb\".",
+                "The Julia engine has adjoint=\"unrolled\" for every solver but \"newton\". Take " *
+                    "another solver, or adjoint=\"implicit\" or \"jfb\".",
+            ),
+        )
+    end
+    if solver.name === :peaceman_rachford && model.stability !== :monotone
+        throw(
+            ArgumentError(
+                "solver=\"peaceman_rachford\" needs stability=\"monotone\"; found " *
+                    "$(repr(string(model.stability))).",
             ),
         )
     end
@@ -142,15 +142,15 @@ function unflatten(session::Session, flat)
 end
 
 function weight_mask(model::Model, theta)
-    mask = [fill(length(shape) == 2, prod(shape)) for shape in parameter_shapes(model)]
+    mask = map(parameter_names(model), parameter_shapes(model)) do name, shape
+        fill(endswith(name, ".weight"), prod(shape))  # not the biases, nor the skew of a monotone cell
+    end
     return copyto!(similar(theta), reduce(vcat, mask))
 end
 
 function optimizer_tree(session::Session{T}, m, v) where {T}
-    (; learning_rate, optimizer) = session.training
-    optimizer === :sgd && return Optimisers.setup(Descent(learning_rate), session.theta)
     beta = (0.9, 0.999)
-    leaf = Optimisers.setup(Adam(learning_rate, beta, 1.0e-8), session.theta)
+    leaf = Optimisers.setup(Adam(session.training.learning_rate, beta, 1.0e-8), session.theta)
     if m !== nothing && v !== nothing
         (; model, order, device) = session
         # The powers of beta by the same multiplications as in training, for the same bits.
@@ -173,11 +173,9 @@ get_arrays(session::Session) = unflatten(session, session.theta)
 """
     optimizer_state(session) -> (count, m, v)
 
-Return the number of steps taken and, for `adam`, both moments as arrays in the order of the names;
-`nothing` for `sgd`.
+Return the number of steps taken and both moments, as arrays in the order of the names.
 """
 function optimizer_state(session::Session)
-    session.training.optimizer === :sgd && return (session.count, nothing, nothing)
     m, v, _ = session.optimizer.state
     return (session.count, unflatten(session, m), unflatten(session, v))
 end
@@ -224,9 +222,8 @@ end
 Return the states (width, n) of the samples `x` (n_features, n), the raw outputs (n_outputs, n),
 the residuals (n,), the evaluations and whether each converged; lack of convergence is no error.
 
-With `tsit5` and a finite horizon the samples are integrated together and share their steps, so
-that an answer depends, within the tolerances, on its batch; with `each` every sample is integrated
-by itself.
+With a finite horizon the samples are integrated together and share their steps, so that an answer
+depends, within the tolerances, on its batch; with `each` every sample is integrated by itself.
 """
 function equilibrium(session::Session{T}, x; each::Bool = false) where {T}
     (; model, solver, theta) = session
@@ -242,7 +239,7 @@ end
 function find_states(model::Model, solver::Solver, flat, h, each)
     n = size(h, 2)
     if model.horizon === nothing
-        return search(solver, model.cell, glue([flat, h]), n; each)
+        return search(solver, model.cell, flat, h)
     end
     found = Ref{Outcome}()
     if !each || n <= 1
@@ -265,7 +262,7 @@ Return the versions of Julia and of the packages that do the work.
 function versions()
     modules = (
         Lux, LuxCore, DiffEqFlux, SteadyStateDiffEq, OrdinaryDiffEqTsit5, SciMLSensitivity,
-        SciMLBase, NonlinearSolveFirstOrder, FixedPointAcceleration, Zygote, Optimisers, PyDEQ,
+        SciMLBase, Zygote, Optimisers, PyDEQ,
     )
     found = Dict(string(nameof(m)) => string(pkgversion(m)) for m in modules)
     found["julia"] = string(VERSION)

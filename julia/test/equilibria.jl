@@ -1,5 +1,5 @@
 @testset "the affine cell has a closed form ($solver, $T)" for
-    solver in ("tsit5", "anderson", "newton", "fixed_point"), T in (Float64, Float32)
+    solver in ("tsit5", "anderson", "broyden", "newton", "fixed_point"), T in (Float64, Float32)
 
     tight = T == Float64 ? TIGHT :
         (abstol = 2.0e-6, reltol = 2.0e-6, ode_abstol = 1.0e-6, ode_reltol = 1.0e-6)
@@ -32,7 +32,7 @@ end
 end
 
 @testset "the residual is that of the returned state ($solver)" for
-    solver in ("tsit5", "anderson", "newton", "fixed_point"), each in (false, true)
+    solver in ("tsit5", "anderson", "broyden", "newton", "fixed_point"), each in (false, true)
 
     s = settings(; solver, abstol = 1.0e-2, reltol = 1.0e-2, ode_abstol = 1.0e-6, ode_reltol = 1.0e-3)
     arrays = random_arrays(s)
@@ -46,7 +46,7 @@ end
 end
 
 @testset "alone, a sample does not depend on its batch ($solver)" for
-    solver in ("tsit5", "anderson", "newton", "fixed_point")
+    solver in ("tsit5", "anderson", "broyden", "newton", "fixed_point")
 
     s = settings(; solver, abstol = 1.0e-2, reltol = 1.0e-2, ode_abstol = 1.0e-6, ode_reltol = 1.0e-3)
     session = open_with(s, random_arrays(s))
@@ -115,7 +115,7 @@ end
 end
 
 @testset "too few steps are reported sample by sample ($solver)" for
-    solver in ("tsit5", "anderson", "newton", "fixed_point")
+    solver in ("tsit5", "anderson", "broyden", "newton", "fixed_point")
 
     s = settings(; solver, abstol = 1.0e-9, reltol = 1.0e-9, max_steps = 2)
     arrays = random_arrays(s; scale = 1.0)
@@ -135,7 +135,7 @@ const TWO_SLOPES = (;
 )
 
 @testset "a sample without equilibrium does not disturb the others ($solver)" for
-    solver in ("tsit5", "anderson", "newton", "fixed_point"), each in (false, true)
+    solver in ("tsit5", "anderson", "broyden", "newton", "fixed_point"), each in (false, true)
 
     s = settings(; TWO_SLOPES..., solver, max_steps = 2000)
     x = [1.0 -1.0 2.0 -3.0]
@@ -149,7 +149,7 @@ const TWO_SLOPES = (;
 end
 
 @testset "a cell without stable equilibrium does not hang ($solver)" for
-    solver in ("tsit5", "anderson", "newton", "fixed_point"), max_steps in (50, 3000)
+    solver in ("tsit5", "anderson", "broyden", "newton", "fixed_point"), max_steps in (50, 3000)
 
     s = settings(;
         n_features = 2, n_outputs = 2, n_state = nothing, hidden_layer_sizes = Int[], solver,

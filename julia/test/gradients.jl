@@ -24,7 +24,7 @@ end
         ("50 states", (; n_state = 50), 0.6),
         ("51 states", (; n_state = 51), 0.6),
         ("no encoder", (; n_state = nothing, n_outputs = 3), 0.6),
-        ("affine, sum of squares", (; hidden_layer_sizes = Int[], loss = "sum_of_squares"), 0.6),
+        ("affine", (; hidden_layer_sizes = Int[]), 0.6),
         ("anderson, relu, log loss", (; solver = "anderson", activation = "relu", loss = "log_loss"), 0.6),
         ("newton, logistic", (; solver = "newton", activation = "logistic"), 0.6),
         ("fixed point, two hidden layers", (; solver = "fixed_point", hidden_layer_sizes = [5, 4]), 0.6),
@@ -33,6 +33,19 @@ end
         ("finite horizon", (; horizon = 1.5, loss = "log_loss"), 0.6),
         ("finite horizon, contractive", (; horizon = 1.5, stability = "contractive"), 3.0),
         ("unrolled", (; adjoint = "unrolled"), 0.6),
+        ("unrolled anderson", (; adjoint = "unrolled", solver = "anderson", stability = "contractive"), 3.0),
+        ("unrolled broyden", (; adjoint = "unrolled", solver = "broyden", stability = "contractive"), 3.0),
+        (
+            "monotone",
+            (; stability = "monotone", hidden_layer_sizes = Int[], solver = "peaceman_rachford"), 0.6,
+        ),
+        (
+            "unrolled, monotone",
+            (;
+                stability = "monotone", hidden_layer_sizes = Int[], solver = "peaceman_rachford",
+                adjoint = "unrolled",
+            ), 0.6,
+        ),
         ("unrolled fixed point", (; adjoint = "unrolled", solver = "fixed_point", stability = "contractive"), 3.0),
         # Without the constant z* in the penalty the quotient could not be that of a gradient, so
         # its z* is an equilibrium that no parameter moves: the cell has no hidden layer and is
@@ -57,7 +70,10 @@ end
         @test found[j] ≈ sum(abs2, only.(row)) rtol = 1.0e-6
     end
     rows = randn(rng, 4, 6)
-    @test PyDEQ.Pullback(cell, flat, v)(similar(v), rows) ≈ PyDEQ.pull(cell, flat, v, rows)
+    jacobian = PyDEQ.Jacobian(PyDEQ.Cell(cell, flat, v), v, zero(v))
+    pulled, pushed = similar(v), similar(v)
+    @test PyDEQ.apply!(pulled, jacobian, rows, true) ≈ PyDEQ.pull(cell, flat, v, rows)
+    @test dot(PyDEQ.apply!(pushed, jacobian, v, false), rows) ≈ dot(v, pulled)
     penalty(flat) = sum(PyDEQ.jacobian_estimate(cell, flat, v, probe))
     gradient = only(PyDEQ.Zygote.gradient(penalty, flat))
     direction = only(random_direction([flat], 1))

@@ -1,6 +1,6 @@
 # Builders and comparisons that the tests share.
 
-using LinearAlgebra: I, norm, opnorm
+using LinearAlgebra: I, dot, norm, opnorm
 using PyDEQ
 using Random: Xoshiro, randn!
 
@@ -10,7 +10,7 @@ const DEFAULTS = (;
     n_features = 3, n_outputs = 2, n_state = 6, hidden_layer_sizes = [7], activation = "tanh",
     stability = "none", contraction = 0.9, horizon = nothing, solver = "tsit5",
     TIGHT..., max_steps = 20_000, adjoint = "implicit", loss = "squared_error",
-    optimizer = "adam", learning_rate = 0.02, alpha = 0.1, jacobian_penalty = 0.0,
+    learning_rate = 0.02, alpha = 0.1, jacobian_penalty = 0.0,
     train_encoder = true, device = "cpu",
 )
 
@@ -25,7 +25,12 @@ function layout(s)
         ]
     end
     names = [name * kind for (name, _) in layers for kind in (".weight", ".bias")]
-    shapes = [shape for (_, (n, m)) in layers for shape in ((m, n), (m,))]
+    shapes = Dims[shape for (_, (n, m)) in layers for shape in ((m, n), (m,))]
+    if s.stability == "monotone"
+        at = findfirst(==("cell.0.weight"), names)
+        insert!(names, at + 1, "cell.0.skew")
+        insert!(shapes, at + 1, (width, width))
+    end
     return names, shapes
 end
 

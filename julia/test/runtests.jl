@@ -5,6 +5,7 @@ include("helpers.jl")
 @testset "PyDEQ" begin
     include("quality.jl")
     include("equilibria.jl")
+    include("solvers.jl")
     include("gradients.jl")
     include("training.jl")
 end

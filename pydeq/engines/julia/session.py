@@ -22,6 +22,8 @@ from pydeq.engines.julia import runtime
 from pydeq.engines.julia.arrays import from_julia, julia_view
 from pydeq.errors import EngineError, EngineUnavailableError
 from pydeq.model import (
+    SOLVERS,
+    STABILITIES,
     Equilibrium,
     ModelSpec,
     OptimizerSpec,
@@ -48,9 +50,9 @@ class JuliaEngine(AbstractEngine):
     """
 
     name = "julia"
-    solvers = ("tsit5", "anderson", "newton", "fixed_point")
-    stabilities = ("none", "jacobian", "contractive")
-    unrolls = ("tsit5", "fixed_point")
+    solvers = SOLVERS
+    stabilities = STABILITIES
+    unrolls = tuple(name for name in SOLVERS if name != "newton")
 
     def __init__(self, device: str = "auto") -> None:
         self._julia = runtime.start()
@@ -282,7 +284,6 @@ def _settings(
         "max_steps": solver.max_steps,
         "adjoint": solver.adjoint,
         "loss": optimizer.loss,
-        "optimizer": "adam",
         "learning_rate": optimizer.learning_rate,
         "alpha": optimizer.alpha,
         "jacobian_penalty": optimizer.jacobian_penalty,

@@ -1,0 +1,180 @@
+# The cell on the CPU, in place: its values, and products with its Jacobian.
+#
+# A search evaluates the cell some hundred times a batch. Each call works on the first columns of
+# what it is given, as many as there are: those of the samples that are still under way.
+
+"""
+    Cell(network, flat, h)
+
+The cell with its weights as they act, for batches of at most `size(h, 2)` samples: it owns the
+arrays that it works in.
+"""
+struct Cell{T <: AbstractFloat}
+    weights::Vector{Matrix{T}}
+    biases::Vector{Vector{T}}
+    layers::Vector{Matrix{T}}  # the value of each layer, (n_out, B)
+    v::Matrix{T}               # what goes into the first, (width, B)
+    σ::Function
+    activation::Symbol
+    is_monotone::Bool
+end
+
+function Cell(network::Network, flat::AbstractVector{T}, h::AbstractMatrix{T}) where {T}
+    arrays = cut(flat, network.shapes)
+    weights = Matrix{T}[Matrix(weight) for weight in arrays[1:2:end]]
+    biases = Vector{T}[Vector(bias) for bias in arrays[2:2:end]]
+    layers = Matrix{T}[Matrix{T}(undef, length(bias), size(h, 2)) for bias in biases]
+    σ = ACTIVATIONS[network.activation]
+    return Cell{T}(weights, biases, layers, similar(h), σ, network.activation, network.is_monotone)
+end
+
+"""The first `k` columns."""
+front(a::AbstractMatrix, k::Int) = view(a, :, 1:k)
+
+"""
+    evaluate!(out, cell, u, h)
+
+Write f(u, h) to `out`; all are (width, k).
+"""
+function evaluate!(out, cell::Cell, u, h)
+    values = forward!(cell, u, h)
+    copyto!(out, values)
+    return out
+end
+
+"""Return f(u, h) in an array that the cell owns."""
+function forward!(cell::Cell, u, h)
+    k, last_layer = size(u, 2), length(cell.layers)
+    v = front(cell.v, k)
+    if cell.is_monotone
+        y = front(only(cell.layers), k)
+        mul!(y, only(cell.weights), u)
+        y .+= h
+        activate!(y, cell.σ, only(cell.biases))
+        return y
+    end
+    v .= u .+ h
+    for i in 1:last_layer
+        y = front(cell.layers[i], k)
+        mul!(y, cell.weights[i], v)
+        activate!(y, i < last_layer ? cell.σ : identity, cell.biases[i])
+        v = y
+    end
+    return v
+end
+
+"""
+    Jacobian(cell, u, h)
+
+df/du at the k samples of `u`, as the slopes of the activations; it owns the arrays that its
+products work in. [`apply!`](@ref) multiplies with it.
+"""
+struct Jacobian{T <: AbstractFloat}
+    weights::Vector{Matrix{T}}
+    slopes::Vector{Matrix{T}}  # after each layer; the MLP has none after its last
+    rows::Vector{Matrix{T}}    # like the layers' values
+end
+
+function Jacobian(cell::Cell{T}, u, h) where {T}
+    k = size(u, 2)
+    forward!(cell, u, h)
+    n_slopes = length(cell.layers) - !cell.is_monotone
+    slopes = Matrix{T}[slope(cell.activation, front(cell.layers[i], k)) for i in 1:n_slopes]
+    return Jacobian{T}(cell.weights, slopes, Matrix{T}[similar(y, size(y, 1), k) for y in cell.layers])
+end
+
+"""
+    apply!(out, jacobian, v, transposed)
+
+Write ``J v`` to `out`, or ``J^T v``; both are (width, k), for the first k samples.
+"""
+function apply!(out, jacobian::Jacobian, v, transposed::Bool)
+    return transposed ? pull_back!(out, jacobian, v) : push_forward!(out, jacobian, v)
+end
+
+function pull_back!(out, jacobian::Jacobian, row)
+    (; weights, slopes, rows) = jacobian
+    k = size(row, 2)
+    for i in length(weights):-1:1
+        if i <= length(slopes)
+            scaled = front(rows[i], k)
+            scaled .= front(slopes[i], k) .* row
+            row = scaled
+        end
+        target = i == 1 ? out : front(rows[i - 1], k)
+        mul!(target, weights[i]', row)
+        row = target
+    end
+    return out
+end
+
+function push_forward!(out, jacobian::Jacobian, v)
+    (; weights, slopes, rows) = jacobian
+    k, last_layer = size(v, 2), length(weights)
+    for i in 1:last_layer
+        target = i == last_layer ? out : front(rows[i], k)
+        mul!(target, weights[i], v)
+        i <= length(slopes) && (target .*= front(slopes[i], k))
+        v = target
+    end
+    return out
+end
+
+"""Put the sample of column `from` in the place of that of column `to`."""
+function move!(jacobian::Jacobian, from::Int, to::Int)
+    foreach(slopes -> move_column!(slopes, from, to), jacobian.slopes)
+    return nothing
+end
+
+function move_column!(a::Matrix, from::Int, to::Int)
+    n = size(a, 1)
+    copyto!(a, (to - 1) * n + 1, a, (from - 1) * n + 1, n)
+    return nothing
+end
+
+function move_column!(a::Array{<:Any, 3}, from::Int, to::Int)
+    n = size(a, 1) * size(a, 2)
+    copyto!(a, (to - 1) * n + 1, a, (from - 1) * n + 1, n)
+    return nothing
+end
+
+move_column!(a::Vector, from::Int, to::Int) = (a[to] = a[from]; nothing)
+
+"""Sum of the products of the entries of two vectors."""
+function dot_of(a::AbstractVector{T}, b::AbstractVector{T}) where {T}
+    total = zero(T)
+    @inbounds @simd for i in eachindex(a, b)
+        total += a[i] * b[i]
+    end
+    return total
+end
+
+"""Subtract `factor` times `v` from `a`."""
+function subtract!(a::AbstractVector{T}, factor::T, v::AbstractVector{T}) where {T}
+    iszero(factor) && return a
+    @inbounds @simd for i in eachindex(a, v)
+        a[i] -= factor * v[i]
+    end
+    return a
+end
+
+"""The sum of the squares of ``a - b``."""
+function squared_distance(a::AbstractVector{T}, b::AbstractVector{T}) where {T}
+    total = zero(T)
+    @inbounds @simd for i in eachindex(a, b)
+        total += abs2(a[i] - b[i])
+    end
+    return total
+end
+
+"""Maximum norms of ``f - u`` and of f, and whether f is finite throughout."""
+function gap_and_size(u::AbstractVector{T}, fu::AbstractVector{T}) where {T}
+    gap, size_of_f, finite = zero(T), zero(T), true
+    @inbounds @simd for i in eachindex(u, fu)
+        a, d = abs(fu[i]), abs(fu[i] - u[i])
+        gap = ifelse(d > gap, d, gap)
+        size_of_f = ifelse(a > size_of_f, a, size_of_f)
+        finite &= (a <= floatmax(T)) & (d <= floatmax(T))
+    end
+    return gap, size_of_f, finite
+end
