@@ -80,7 +80,7 @@ class AbstractFitted(BaseEstimator, abc.ABC):
         """
         certify = parameters.check_flag({"certify": certify}, "certify")
         fitted = self._snapshot()
-        results = Results(out or {})
+        results = Results({} if out is None else out)
 
         def keep(rows: slice, x: np.ndarray, part: Equilibrium) -> None:
             if certify:

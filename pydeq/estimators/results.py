@@ -23,6 +23,11 @@ class Results:
     """
 
     def __init__(self, out: Mapping[str, Any]) -> None:
+        if not isinstance(out, Mapping):
+            raise ValueError(
+                f"out must be a dict of arrays by the names of fields, {', '.join(_FIELDS)}; got "
+                f"{type(out).__name__}."
+            )
         self._out = out
         self._parts: list[Equilibrium] = []
 

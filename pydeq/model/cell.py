@@ -98,7 +98,7 @@ def _monotone_cell(model: ModelSpec, params: Params) -> Cell:
         np.asarray(params[f"cell.0.{name}"], np.float64) for name in ("weight", "skew", "bias")
     )
     with np.errstate(over="ignore", invalid="ignore"):  # of weights that are not finite
-        weight = -a @ a.T + b - b.T
+        weight = (b - b.T) - a @ a.T  # the difference is exact on the diagonal
         size = np.linalg.norm(a) ** 2 + 2 * np.linalg.norm(b)
     unit = rounding(model)
     norm = (1 + unit) * float(_singular_values(weight)[0])
