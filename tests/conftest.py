@@ -87,7 +87,7 @@ def engine(request):
 @pytest.fixture(autouse=True)
 def _auto_is_jax(request, monkeypatch):
     if request.node.get_closest_marker("julia") is None:
-        monkeypatch.setattr(engines, "_choice", lambda: "jax")
+        monkeypatch.setattr(engines, "auto_choice", lambda: "jax")
 
 
 @pytest.fixture(autouse=True, scope="module")

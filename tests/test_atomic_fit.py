@@ -3,7 +3,6 @@
 import pickle
 import sys
 import threading
-import time
 import warnings
 
 import numpy as np
@@ -246,13 +245,14 @@ def test_predictions_in_another_thread_are_of_one_model(engine):
     for y in (two, three):
         model.fit(X, y)
         expected[y[0]] = (model.predict(X).tolist(), model.predict_proba(X).tolist())
-    wrong, seen, stop = [], set(), threading.Event()
+    wrong, seen, reads, stop = [], set(), [], threading.Event()
 
     def read():
         while not stop.is_set():
             for i, found in enumerate((model.predict(X), model.predict_proba(X))):
                 hits = [name for name, what in expected.items() if what[i] == found.tolist()]
                 seen.update(hits)
+                reads.append(i)
                 if not hits:
                     wrong.append(found)
 
@@ -261,10 +261,12 @@ def test_predictions_in_another_thread_are_of_one_model(engine):
     reader = threading.Thread(target=read)
     reader.start()
     try:
-        end = time.monotonic() + 2
-        while time.monotonic() < end:
+        # Until the reader has met both models, which it does unless it hangs.
+        for _ in range(10_000):
             model.fit(X, two)
             model.fit(X, three)
+            if len(seen) == 2 and len(reads) > 300:
+                break
     finally:
         stop.set()
         reader.join(30)

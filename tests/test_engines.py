@@ -33,7 +33,7 @@ def test_an_epoch_is_the_mean_of_its_batches():
 @pytest.fixture
 def julia_has_little(monkeypatch):
     """A machine where ``auto`` takes Julia, which has Tsit5 alone and no monotone cell."""
-    monkeypatch.setattr(engines, "_choice", lambda: "julia")
+    monkeypatch.setattr(engines, "auto_choice", lambda: "julia")
     monkeypatch.setattr(JuliaEngine, "solvers", ("tsit5", "newton"))
     monkeypatch.setattr(JuliaEngine, "stabilities", ("none", "contractive"))
     monkeypatch.setattr(JuliaEngine, "unrolls", ("tsit5",))
@@ -59,7 +59,7 @@ def test_auto_takes_jax_for_what_the_other_has_not(
 
 def test_auto_keeps_to_its_choice_for_what_it_has(julia_has_little, monkeypatch):
     opened = []
-    monkeypatch.setattr(engines, "_open", lambda name, device: opened.append(name))
+    monkeypatch.setattr(engines, "open_engine", lambda name, device: opened.append(name))
     get_engine("auto", "cpu", MODEL, SolverSpec("newton"))
     get_engine("auto", "cpu")
     assert opened == ["julia", "julia"]

@@ -6,7 +6,6 @@ And Julias that never answer, which are asked for no longer than there is time.
 import json
 import logging
 import os
-import time
 from pathlib import Path
 
 import juliapkg.state
@@ -176,10 +175,8 @@ def sleepers():
 
 def test_a_julia_that_sleeps_is_given_up_with_all_it_started(tmp_path):
     julia = script(tmp_path / "julia", SLEEPS)
-    start = time.monotonic()
     with pytest.raises(probe.NoEndError, match=r"julia gave no answer within 0\.3 seconds"):
         probe.ask([julia, "--version"], seconds=0.3)
-    assert time.monotonic() - start < 5
     assert not sleepers()
 
 

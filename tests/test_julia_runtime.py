@@ -29,7 +29,7 @@ from pydeq.engines.julia.arrays import from_julia, julia_view
 from pydeq.errors import EngineError, EngineUnavailableError
 
 ROOT = Path(__file__).resolve().parents[1]
-real_choice = engines._choice  # before the tests' own fixture replaces it
+real_choice = engines.auto_choice  # before the tests' own fixture replaces it
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +41,7 @@ def machine(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "prefix", str(tmp_path))
     monkeypatch.delitem(sys.modules, "juliacall", raising=False)
     for name, value in [("julia", None), ("failure", None), ("is_fork", False)]:
-        monkeypatch.setattr(runtime._Process, name, value)
+        monkeypatch.setattr(runtime.Process, name, value)
     monkeypatch.setattr(juliapkg.state, "STATE", juliapkg.state.STATE)
     before = dict(juliapkg.state.STATE)
     juliapkg.state.reset_state()
@@ -56,11 +56,11 @@ def sha256(path):
 
 def choice():
     """What `auto` stands for, found out anew."""
-    engines._main_choice.cache_clear()
+    engines.choice_of_main_process.cache_clear()
     try:
         return real_choice()
     finally:
-        engines._main_choice.cache_clear()
+        engines.choice_of_main_process.cache_clear()
 
 
 def set_env(monkeypatch, **values):
@@ -360,7 +360,7 @@ def set_up(machine, monkeypatch):
         calls.append(found)
         raise OSError("libjulia is not what it was\nand more")
 
-    monkeypatch.setattr(runtime, "_import_juliacall", fail)
+    monkeypatch.setattr(runtime, "import_juliacall", fail)
     return calls
 
 
@@ -420,7 +420,7 @@ def import_fake(machine, monkeypatch, found):
     (folder / "__init__.py").write_text(FAKE_JULIACALL)
     monkeypatch.syspath_prepend(str(folder.parent))
     try:
-        return runtime._import_juliacall(found).ENV
+        return runtime.import_juliacall(found).ENV
     finally:
         del sys.modules["juliacall"]
 
@@ -469,9 +469,9 @@ def test_a_fork_is_told_so(monkeypatch):
         CONFIG={"inited": True, "lib": hooks}, JuliaError=ZeroDivisionError
     )
     monkeypatch.setitem(sys.modules, "juliacall", fake)
-    monkeypatch.setattr(runtime._Process, "julia", object())
-    assert runtime.start() is runtime._Process.julia
-    runtime._become_fork()
+    monkeypatch.setattr(runtime.Process, "julia", object())
+    assert runtime.start() is runtime.Process.julia
+    runtime.become_fork()
     with pytest.raises(EngineUnavailableError, match="set_start_method"):
         engines.get_engine("julia")
     with pytest.raises(EngineUnavailableError, match="forked"), runtime.calling("Training"):
@@ -495,7 +495,7 @@ def julia(monkeypatch):
     monkeypatch.setitem(sys.modules, "juliacall", fake)
     parts = dict.fromkeys(("pydeq", "array", "vector", "strings", "integers", "load_cuda"))
     running = runtime.Julia(**parts, describe=lambda *parts: parts)
-    monkeypatch.setattr(runtime._Process, "julia", running)
+    monkeypatch.setattr(runtime.Process, "julia", running)
     return running
 
 

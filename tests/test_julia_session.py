@@ -98,8 +98,8 @@ def module(monkeypatch):
         load_cuda=fake.load_cuda,
         describe=collect,
     )
-    monkeypatch.setattr(runtime._Process, "julia", running)
-    monkeypatch.setattr(runtime._Process, "is_fork", False)
+    monkeypatch.setattr(runtime.Process, "julia", running)
+    monkeypatch.setattr(runtime.Process, "is_fork", False)
     return fake
 
 

@@ -88,15 +88,15 @@ def get_engine(
         If the engine or the device cannot be used here; says why and what to do.
     """
     if name != "auto":
-        return _open(name, device)
-    choice = _choice()
+        return open_engine(name, device)
+    choice = auto_choice()
     if choice == "julia" and model is not None and solver is not None:
         from pydeq.engines.julia import JuliaEngine
 
         if missing := what_is_missing(JuliaEngine, model, solver):
             _log.info("engine='auto': JAX (%s)", missing)
             choice = "jax"
-    return _open(choice, device)
+    return open_engine(choice, device)
 
 
 def find_engines() -> list[EngineReport]:
@@ -108,7 +108,7 @@ def find_engines() -> list[EngineReport]:
     return [auto, jax, julia, _find("jax", "cuda")]
 
 
-def _open(name: str, device: str) -> AbstractEngine:
+def open_engine(name: str, device: str) -> AbstractEngine:
     if name == "julia":
         from pydeq.engines.julia import JuliaEngine
 
@@ -118,16 +118,16 @@ def _open(name: str, device: str) -> AbstractEngine:
     return JaxEngine(device)
 
 
-def _choice() -> str:
+def auto_choice() -> str:
     """Return the engine that ``auto`` stands for, here and now."""
     if threading.current_thread() is not threading.main_thread():
         _log.info("engine='auto': JAX (this is not the main thread)")
         return "jax"
-    return _main_choice()
+    return choice_of_main_process()
 
 
 @functools.cache
-def _main_choice() -> str:
+def choice_of_main_process() -> str:
     """Return the engine that ``auto`` stands for in the main thread."""
     from pydeq.engines.julia import find_julia, runtime
 
@@ -153,7 +153,7 @@ def _main_choice() -> str:
 def _find(name: str, device: str = "auto") -> EngineReport:
     label = name if device == "auto" else f"{name}, {device}"
     try:
-        _open(name, device)
+        open_engine(name, device)
     except EngineUnavailableError as error:
         return EngineReport(label, False, str(error))
     except Exception as error:  # a broken installation fails in many ways

@@ -5,7 +5,6 @@ sessions of the process; numbers such as tolerances and rates are arguments. All
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -25,22 +24,17 @@ from pydeq.engines.jax.cell import (
     loss_value,
     positive,
 )
+from pydeq.engines.jax.code import Code
 from pydeq.engines.jax.horizon import integrate
 from pydeq.engines.jax.programs import Program
 from pydeq.engines.jax.solvers import Controls, Field, Solution, find_equilibrium
 from pydeq.engines.jax.vectors import Vectors, from_vectors, marks, to_vectors
 from pydeq.model import (
-    Adjoint,
-    Loss,
     ModelSpec,
-    OptimizerSpec,
-    Solver,
-    SolverSpec,
 )
 
 __all__ = [
     "AdamState",
-    "Code",
     "Found",
     "Rates",
     "Stepped",
@@ -51,78 +45,6 @@ __all__ = [
     "step",
     "stepped",
 ]
-
-
-@dataclass(frozen=True)
-class Code:
-    """What decides the compiled code, apart from the shapes.
-
-    Attributes
-    ----------
-    model : ModelSpec
-        With standard values in the place of numbers that are arguments.
-    solver : str
-    compact : bool
-        Whether a search goes on in smaller batches when most of its samples are done.
-    adjoint : str
-    unroll : int or None
-        Bound on the steps of what is differentiated step by step.
-    loss : str
-    train_encoder : bool
-    """
-
-    model: ModelSpec
-    solver: Solver
-    compact: bool
-    adjoint: Adjoint
-    unroll: int | None
-    loss: Loss
-    train_encoder: bool
-
-    @classmethod
-    def of(cls, model: ModelSpec, solver: SolverSpec, optimizer: OptimizerSpec) -> "Code":
-        """Return the code of these specs."""
-        through = solver.adjoint == "unrolled" or model.horizon is not None
-        return cls(
-            model=replace(model, contraction=0.5, horizon=None if model.horizon is None else 1.0),
-            solver=solver.name,
-            compact=False,
-            adjoint=solver.adjoint,
-            unroll=solver.max_steps if through else None,
-            loss=optimizer.loss,
-            train_encoder=optimizer.train_encoder,
-        )
-
-    def trains(self, name: str) -> bool:
-        """Return whether the parameter of that name is trained."""
-        return self.train_encoder or not name.startswith("encoder.")
-
-    def acting(self) -> "Code":
-        """Return the same without what `act` does not see."""
-        model = replace(self.forward().model, activation="identity", horizon=None)
-        return replace(self.forward(), model=model, solver="fixed_point", unroll=None)
-
-    def cell(self) -> "Code":
-        """Return the same without what `start` and `apply_cell` do not see."""
-        return replace(self.forward(), solver="fixed_point", unroll=None)
-
-    def forward(self, compact: bool = False) -> "Code":
-        """Return the same without what `search` does not see."""
-        stability = "none" if self.model.stability == "jacobian" else self.model.stability
-        return replace(
-            self,
-            model=replace(self.model, stability=stability),
-            compact=compact,
-            adjoint="jfb",
-            unroll=self.unroll if self.model.horizon is not None else None,
-            loss="squared_error",
-            train_encoder=True,
-        )
-
-    def training(self) -> "Code":
-        """Return the same without what `step` does not see."""
-        solver = self.solver if self.unroll is not None else "fixed_point"
-        return replace(self, solver=solver)
 
 
 class Rates(NamedTuple):

@@ -20,6 +20,7 @@ from pydeq.engines.base import (
 from pydeq.engines.jax import compiled
 from pydeq.engines.jax.batches import Batch, TrainingData, batch_of, padded
 from pydeq.engines.jax.cell import Acting
+from pydeq.engines.jax.code import Code
 from pydeq.engines.jax.device import Device, find_device, own_settings
 from pydeq.engines.jax.layers import acting_names
 from pydeq.engines.jax.programs import Program, Run
@@ -94,7 +95,7 @@ class JaxSession(AbstractSession):
         self._dtype = next(iter(params.values())).dtype
         self._model = model
         self._optimizer = optimizer
-        self._code = compiled.Code.of(model, solver, optimizer)
+        self._code = Code.of(model, solver, optimizer)
         self._epoch = optimizer.epoch
         self._data: TrainingData | None = None
         with self._context():
@@ -191,7 +192,7 @@ class JaxSession(AbstractSession):
         finally:
             self._bound = None
 
-    def _run(self, program: Program, code: compiled.Code, *args: Any) -> Any:
+    def _run(self, program: Program, code: Code, *args: Any) -> Any:
         if self._bound is None:
             return program(code, *args)
         run = self._bound.get(program)

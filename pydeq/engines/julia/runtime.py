@@ -79,7 +79,7 @@ class Julia:
     describe: Callable[..., Any]
 
 
-class _Process:
+class Process:
     """What has become of Julia in this process."""
 
     julia: Julia | None = None
@@ -90,7 +90,7 @@ class _Process:
 
 def is_started() -> bool:
     """Return whether pydeq has started Julia in this process, or in the one it was forked from."""
-    return _Process.julia is not None
+    return Process.julia is not None
 
 
 def start() -> Julia:
@@ -104,10 +104,10 @@ def start() -> Julia:
         Julia cannot be taken back.
     """
     _refuse_fork_and_thread()
-    with _Process.lock:
-        if _Process.failure is not None:
-            raise _Process.failure
-        if _Process.julia is None:
+    with Process.lock:
+        if Process.failure is not None:
+            raise Process.failure
+        if Process.julia is None:
             environment = find_julia()
             if not environment.ready:
                 raise EngineUnavailableError(
@@ -116,11 +116,11 @@ def start() -> Julia:
                     "engine='jax' works without Julia."
                 )
             try:
-                _Process.julia = _start(environment)
+                Process.julia = _start(environment)
             except EngineUnavailableError as error:
-                _Process.failure = error
+                Process.failure = error
                 raise
-    return _Process.julia
+    return Process.julia
 
 
 def torch_came_first() -> bool:
@@ -159,8 +159,8 @@ def calling(what: str) -> Iterator[None]:
 
 
 def _translated(error: Any, what: str) -> BaseException:
-    assert _Process.julia is not None
-    kind, message, trace = _Process.julia.describe(*error.args)
+    assert Process.julia is not None
+    kind, message, trace = Process.julia.describe(*error.args)
     if kind == "InterruptException":
         return KeyboardInterrupt()
     return JuliaError(f"{what} failed in Julia: {_short(message)}", trace)
@@ -173,7 +173,7 @@ def _short(message: str) -> str:
 
 
 def _refuse_fork_and_thread() -> None:
-    if _Process.is_fork:
+    if Process.is_fork:
         raise EngineUnavailableError(
             "This process was forked from one in which Julia runs, and Julia does not survive "
             "that. Start workers afresh instead: multiprocessing.set_start_method('spawn') or "
@@ -198,7 +198,7 @@ def _start(environment: JuliaEnvironment) -> Julia:
         )
     _log.info("Starting Julia: %s, project %s", environment.executable, environment.project)
     try:
-        juliacall: Any = _import_juliacall(_located(environment))
+        juliacall: Any = import_juliacall(_located(environment))
     except Exception as error:
         raise EngineUnavailableError(
             f"Julia ({environment.executable}, project {environment.project}) did not start: "
@@ -206,7 +206,7 @@ def _start(environment: JuliaEnvironment) -> Julia:
             "Julia printed."
         ) from error
     if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=_become_fork)
+        os.register_at_fork(after_in_child=become_fork)
     _return_interrupts(juliacall)
     return _load(juliacall)
 
@@ -223,7 +223,7 @@ def _located(environment: JuliaEnvironment) -> JuliaEnvironment:
     return dataclasses.replace(environment, libjulia=known[0] or library, bindir=known[1] or folder)
 
 
-def _import_juliacall(environment: JuliaEnvironment) -> Any:
+def import_juliacall(environment: JuliaEnvironment) -> Any:
     """Import juliacall, which starts Julia.
 
     It is told where Julia is. Left to itself it would ask juliapkg, which downloads and installs
@@ -295,9 +295,9 @@ def _return_interrupts(juliacall: Any) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
-def _become_fork() -> None:
+def become_fork() -> None:
     """Note that this process is a fork, in which Julia must not run: not even its exit hook."""
-    _Process.is_fork = True
+    Process.is_fork = True
     library = sys.modules["juliacall"].CONFIG.get("lib")
 
     def nothing(_: int) -> None: ...
