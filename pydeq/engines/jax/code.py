@@ -22,7 +22,6 @@ class Code:
     unroll : int or None
         Bound on the steps of what is differentiated step by step.
     loss : str
-    train_encoder : bool
     """
 
     model: ModelSpec
@@ -31,7 +30,6 @@ class Code:
     adjoint: Adjoint
     unroll: int | None
     loss: Loss
-    train_encoder: bool
 
     @classmethod
     def of(cls, model: ModelSpec, solver: SolverSpec, optimizer: OptimizerSpec) -> "Code":
@@ -44,12 +42,7 @@ class Code:
             adjoint=solver.adjoint,
             unroll=solver.max_steps if through else None,
             loss=optimizer.loss,
-            train_encoder=optimizer.train_encoder,
         )
-
-    def trains(self, name: str) -> bool:
-        """Return whether the parameter of that name is trained."""
-        return self.train_encoder or not name.startswith("encoder.")
 
     def acting(self) -> "Code":
         """Return the same without what `act` does not see."""
@@ -70,7 +63,6 @@ class Code:
             adjoint="jfb",
             unroll=self.unroll if self.model.horizon is not None else None,
             loss="squared_error",
-            train_encoder=True,
         )
 
     def training(self) -> "Code":

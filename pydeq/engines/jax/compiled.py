@@ -53,6 +53,7 @@ class Rates(NamedTuple):
     learning_rate: jax.Array
     alpha: jax.Array
     jacobian_penalty: jax.Array
+    train_encoder: jax.Array  # bool
 
 
 class AdamState(NamedTuple):
@@ -133,8 +134,10 @@ def step(
         loss, grads, weight = _gradient_at(code, acting, batch, found, controls, rates)
     grads = layers.pull_back(code.model, from_vectors(code.model, state.theta), acting, grads)
     total = weight.sum()
-    loss, gradient = _with_decay(code, state.theta, grads, loss, rates.alpha / positive(total))
-    new = _adam(code, state, gradient, rates.learning_rate, total > 0)
+    trained = _trained(code.model, rates)
+    decay = rates.alpha / positive(total)
+    loss, gradient = _with_decay(code.model, state.theta, grads, trained, loss, decay)
+    new = _adam(state, gradient, trained, rates.learning_rate, total > 0)
     report = _report(batch, loss, gradient, found, weight)
     return *new.theta, *new.mean, *new.square, *gradient, new.count, report
 
@@ -147,18 +150,28 @@ def stepped(arrays: Sequence[jax.Array]) -> Stepped:
     return Stepped(AdamState(theta, mean, square, count), gradient, report)
 
 
+def _trained(model: ModelSpec, rates: Rates) -> list[jax.Array | bool]:
+    """Return which elements of each vector are trained; True: all."""
+    is_encoder = marks(model, lambda name: name.startswith("encoder."))
+    return [rates.train_encoder | ~mark if mark.any() else True for mark in is_encoder]
+
+
 def _with_decay(
-    code: Code, theta: Vectors, grads: Acting, loss: jax.Array, decay: jax.Array
+    model: ModelSpec,
+    theta: Vectors,
+    grads: Acting,
+    trained: list[jax.Array | bool],
+    loss: jax.Array,
+    decay: jax.Array,
 ) -> tuple[jax.Array, Vectors]:
     """Return loss and gradient with those of the L2 penalty; 0 for what is not trained."""
     gradient = []
-    is_weight = marks(code.model, lambda name: name.endswith(".weight"))
-    is_trained = marks(code.model, code.trains)
-    vectors = to_vectors(code.model, grads)
-    for value, g, weights, trained in zip(theta, vectors, is_weight, is_trained, strict=True):
+    is_weight = marks(model, lambda name: name.endswith(".weight"))
+    vectors = to_vectors(model, grads)
+    for value, g, weights, which in zip(theta, vectors, is_weight, trained, strict=True):
         shrink = jnp.where(weights, decay, 0) * value
         loss = loss + 0.5 * jnp.sum(shrink * value)
-        gradient.append(g + shrink if trained.all() else jnp.where(trained, g + shrink, 0))
+        gradient.append(jnp.where(which, g + shrink, 0))
     return loss, tuple(gradient)
 
 
@@ -273,7 +286,11 @@ def _inner(model: ModelSpec, x: jax.Array, to_cell: Layers, to_h: jax.Array) -> 
 
 
 def _adam(
-    code: Code, state: AdamState, gradient: Vectors, rate: jax.Array, counts: jax.Array
+    state: AdamState,
+    gradient: Vectors,
+    trained: list[jax.Array | bool],
+    rate: jax.Array,
+    counts: jax.Array,
 ) -> AdamState:
     """Take a step of Adam (Kingma and Ba 2015, algorithm 1) where the batch counts."""
     before = optax.ScaleByAdamState(state.count, state.mean, state.square)
@@ -282,10 +299,8 @@ def _adam(
     direction, after = optax.scale_by_adam().update(gradient, before)
     # An encoder that is not trained has a gradient of 0, but Adam may remember another.
     theta = tuple(
-        value - rate * jnp.where(trained, move, 0)
-        for value, move, trained in zip(
-            state.theta, direction, marks(code.model, code.trains), strict=True
-        )
+        value - rate * jnp.where(which, move, 0)
+        for value, move, which in zip(state.theta, direction, trained, strict=True)
     )
     new = AdamState(theta, after.mu, after.nu, after.count)
     return jax.tree.map(lambda n, o: jnp.where(counts, n, o), new, state)

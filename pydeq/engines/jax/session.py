@@ -105,6 +105,7 @@ class JaxSession(AbstractSession):
                 self._put(optimizer.learning_rate),
                 self._put(optimizer.alpha),
                 self._put(optimizer.jacobian_penalty),
+                self._put(optimizer.train_encoder, bool),
             )
             self._state = self._put_state(params, optimizer_state or {})
         self._acting: Acting | None = None
