@@ -14,6 +14,7 @@ from xdist.scheduler import LoadFileScheduling
 
 from pydeq import engines
 from pydeq.engines.julia import find_julia
+from pydeq.estimators import base
 
 CACHE = "PYDEQ_CACHE_DIR"
 MAPS = Path("/proc/self/maps")
@@ -82,6 +83,34 @@ def pytest_runtest_setup(item):
 def engine(request):
     """Each engine, for the tests of the contract; a new one is a name more here."""
     return engines.get_engine(request.param, device="cpu")
+
+
+@pytest.fixture
+def use_engine(monkeypatch):
+    """Make the estimators work on an engine that is given."""
+
+    def use(engine):
+        monkeypatch.setattr(base, "get_engine", lambda *_: engine)
+
+    return use
+
+
+@pytest.fixture
+def on_oracle(use_engine):
+    """Let the estimators work on the numpy oracle."""
+    import oracle
+
+    use_engine(oracle.OracleEngine())
+
+
+@pytest.fixture
+def no_engine(monkeypatch):
+    """Fail where an engine is asked for."""
+
+    def refuse(*asked):
+        raise AssertionError("the engine was asked for before the check")
+
+    monkeypatch.setattr(base, "get_engine", refuse)
 
 
 @pytest.fixture(autouse=True)
