@@ -1,71 +1,28 @@
 """Certificates against dense eigenvalues of differences and equilibria of the float64 oracle."""
 
-import contextlib
-import dataclasses
 import tracemalloc
 
 import numpy as np
-import oracle
 import oracle_math as om
 import pytest
 import scipy.sparse.linalg
+from certificate_cases import (
+    ABSCISSA_TOLERANCE,
+    WIDE,
+    abscissa_by_differences,
+    affine,
+    lipschitz,
+    problem,
+    spec,
+)
 from helpers import random_params
 
-import pydeq.estimators.base
-from pydeq import ConvergenceWarning, DEQClassifier, DEQRegressor
-from pydeq.model import ACTIVATIONS, Equilibrium, ModelSpec, certificate
+from pydeq.model import ACTIVATIONS, certificate
 from pydeq.model.certificate import (
     contraction_distance_bound,
     distance_bound,
-    monotone_distance_bound,
     spectral_abscissa,
 )
-
-# The eigenvalues of these Jacobians move little more than their entries: by the differences' error
-# of 1e-9, or by ARPACK's tolerance of 1e-6.
-ABSCISSA_TOLERANCE = 5e-6
-WIDE = certificate.DENSE + 16
-
-
-def spec(n_state=6, hidden=(8,), n_features=3, **changes):
-    n_outputs = n_features if n_state is None else 2
-    return ModelSpec(n_features, n_outputs, n_state, hidden, **changes)
-
-
-def problem(model, dtype="float64", n=7, scale=0.6):
-    """Return weights, samples, and in float64 the oracle's layers, h and equilibria."""
-    params = random_params(model, dtype=dtype, scale=scale)
-    x = np.random.default_rng(1).normal(size=(n, model.n_features)).astype(dtype)
-    exact = {name: value.astype("float64") for name, value in params.items()}
-    layers = om.cell_layers(model, exact)
-    h = x.astype("float64")
-    if model.n_state is not None:
-        h = h @ exact["encoder.weight"] + exact["encoder.bias"]
-    return params, x, layers, h, om.steady_state(model, layers, h)[0]
-
-
-def abscissa_by_differences(model, layers, h, z, step=1e-6):
-    """Return the largest real part of the eigenvalues of df/dz - I, by central differences."""
-    largest = []
-    for u, g in zip(z, h, strict=True):
-        points = u + step * np.concatenate([np.eye(len(u)), -np.eye(len(u))])
-        ahead, behind = np.split(om.cell(model, layers, points, g), 2)
-        jacobian = (ahead - behind).T / (2 * step)
-        largest.append(np.linalg.eigvals(jacobian - np.eye(len(u))).real.max())
-    return np.array(largest)
-
-
-def lipschitz(model, layers):
-    """Return a bound of the cell's Lipschitz constant without what the activation adds."""
-    return np.prod([np.linalg.norm(weight, 2) for weight, _ in layers])
-
-
-def affine(matrix, **changes):
-    """Return the model f(u, x) = matrix @ (u + x) and its weights."""
-    width = len(matrix)
-    params = {"cell.0.weight": np.array(matrix).T, "cell.0.bias": np.zeros(width)}
-    return spec(None, (), width, **changes), params
-
 
 # --- spectral abscissa ---
 
@@ -321,65 +278,6 @@ def test_a_finite_horizon_has_an_abscissa_but_no_bound():
     np.testing.assert_allclose(found, expected, rtol=0, atol=ABSCISSA_TOLERANCE)
 
 
-# --- the monotone cell's bound ---
-
-PROXES = {name: om.ACTIVATION[name][0] for name in ACTIVATIONS}
-
-
-def monotone_problem(activation, monotonicity, n=30, width=12, size=1.0, skew=1.0):
-    rng = np.random.default_rng(0)
-    a, b = size * rng.normal(size=(width, width)), skew * rng.normal(size=(width, width))
-    weight = (1 - monotonicity) * np.eye(width) - a @ a.T + b - b.T
-    h = rng.normal(size=(n, width))
-    act = PROXES[activation]
-    # Damped Newton steps.
-    z = np.zeros_like(h)
-    slope = om.ACTIVATION[activation][1]
-    for _ in range(2000):
-        before = z @ weight + h
-        gap = act(before) - z
-        if np.abs(gap).max() < 1e-14:
-            break
-        jacobian = slope(before)[:, :, None] * weight.T
-        move = np.linalg.solve(np.eye(width) - jacobian, gap[:, :, None])[:, :, 0]
-        here = np.linalg.norm(gap, axis=1)
-        length = np.ones(n)
-        for _ in range(30):
-            new = z + length[:, None] * move
-            worse = np.linalg.norm(act(new @ weight + h) - new, axis=1) > here
-            if not worse.any():
-                break
-            length[worse] /= 2
-        z = z + length[:, None] * move
-    assert np.abs(act(z @ weight + h) - z).max() < 1e-13
-    return weight, h, act, z
-
-
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("monotonicity", [0.05, 1.0])
-@pytest.mark.parametrize("size", [0.1, 0.5])
-def test_the_monotone_bound_holds(activation, monotonicity, size):
-    weight, h, act, exact = monotone_problem(activation, monotonicity, size=size)
-    assert np.linalg.norm(weight, 2) > 1  # no contraction
-    rng = np.random.default_rng(1)
-    for loose in (1e-6, 1e-2, 1.0, 100.0):
-        z = exact + loose * rng.normal(size=exact.shape)
-        fz = act(z @ weight + h)
-        bound = monotone_distance_bound(weight, z, fz, monotonicity)
-        distance = np.linalg.norm(z - exact, axis=1)
-        assert (bound >= distance).all()
-        # Both terms are at most a multiple of ||f(z) - z|| <= (1 + ||W||) ||z - z*||.
-        norm = np.linalg.norm(weight, 2)
-        assert (bound <= (1 + norm / monotonicity) * (1 + norm) * distance).all()
-
-
-def test_the_monotone_bound_is_sharp_and_counts_errors():
-    # f(z) = act(0.5 z) with the identity: m = 0.5, ||z - z*|| = |z| = r + 0.5 * 0.5 |z| / 0.5.
-    weight, z = 0.5 * np.eye(1), np.array([[4.0]])
-    np.testing.assert_allclose(monotone_distance_bound(weight, z, 0.5 * z, 0.5), 4.0)
-    np.testing.assert_allclose(monotone_distance_bound(weight, z, 0.5 * z, 0.5, 0.1), 4.2)
-
-
 # --- many samples, and states that are not finite ---
 
 
@@ -459,74 +357,3 @@ def test_a_cell_of_zeros():
     x = np.ones((1, 3))
     np.testing.assert_allclose(spectral_abscissa(model, params, x, x), -1)
     np.testing.assert_allclose(distance_bound(model, params, x, x), np.sqrt(3))
-
-
-# --- the estimators ---
-
-
-@pytest.fixture
-def on_oracle(monkeypatch):
-    monkeypatch.setattr(pydeq.estimators.base, "get_engine", lambda *_: oracle.OracleEngine())
-
-
-def fitted(cls=DEQRegressor, dtype="float64", **changes):
-    X = np.random.default_rng(0).normal(size=(30, 3)).astype(dtype)
-    y = X[:, 0] if cls is DEQRegressor else (X[:, 0] > 0).astype(int)
-    parameters = {"n_state": 6, "hidden_layer_sizes": 8, "max_iter": 2, "random_state": 0}
-    return cls(**parameters | changes).fit(X, y), X
-
-
-@pytest.mark.parametrize("cls", [DEQRegressor, DEQClassifier])
-def test_certificates_are_added_when_asked_for(cls, on_oracle):
-    model, X = fitted(cls)
-    plain, found = model.equilibrium(X), model.equilibrium(X.tolist(), certify=True)
-    for field in dataclasses.fields(Equilibrium):
-        if field.default is dataclasses.MISSING:
-            np.testing.assert_array_equal(getattr(found, field.name), getattr(plain, field.name))
-    assert plain.certificates is None
-    assert (
-        found.certificates.spectral_abscissa.shape
-        == found.certificates.distance_bound.shape
-        == (30,)
-    )
-    assert (found.certificates.spectral_abscissa <= 0.9 - 1).all()
-    assert (found.certificates.distance_bound < 1e-6).all()  # the oracle's Newton steps
-
-
-@pytest.mark.parametrize("solver", ["tsit5", "anderson"])
-@pytest.mark.parametrize("reltol", [0.1, 1e-3])
-def test_what_jax_finds_in_float32_is_within_the_bound(solver, reltol):
-    model, X = fitted(dtype="float32", solver=solver, max_iter=5, contraction=0.95)
-    model.set_params(reltol=reltol, abstol=1e-8)
-    found = model.equilibrium(X, certify=True)
-    params = {name: value.astype("float64") for name, value in model.params_.items()}
-    layers = om.cell_layers(model.model_spec_, params)
-    h = X.astype("float64") @ params["encoder.weight"] + params["encoder.bias"]
-    exact = om.steady_state(model.model_spec_, layers, h)[0]
-    distance = np.linalg.norm(found.state - exact, axis=1)
-    assert (found.certificates.distance_bound >= distance).all()
-    assert (found.certificates.distance_bound <= 2 / (1 - 0.95) * distance + 1e-12).all()
-    expected = abscissa_by_differences(model.model_spec_, layers, h, found.state)
-    np.testing.assert_allclose(
-        found.certificates.spectral_abscissa, expected, rtol=0, atol=ABSCISSA_TOLERANCE
-    )
-
-
-def test_samples_that_do_not_converge_are_certified_too():
-    model, X = fitted(solver="fixed_point", contraction=0.99)
-    model.set_params(max_steps=1, reltol=1e-12, abstol=1e-12)
-    with pytest.warns(ConvergenceWarning) as caught:
-        found = model.equilibrium(X, certify=True)
-    assert len(caught) == 1
-    assert caught[0].filename == __file__
-    assert not found.converged.any()
-    assert np.isfinite(found.certificates.distance_bound).all()
-
-
-@pytest.mark.parametrize("value", [1, "yes", None])
-def test_certify_is_true_or_false(value, on_oracle):
-    model, X = fitted()
-    with pytest.raises(ValueError, match="certify must be True or False"):
-        model.equilibrium(X, certify=value)
-    with contextlib.suppress(ConvergenceWarning):
-        assert model.equilibrium(X, certify=np.True_).certificates is not None
