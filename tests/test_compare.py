@@ -1,5 +1,6 @@
 """`pydeq compare`: the same start for everyone, the numbers of the table, the file format."""
 
+import dataclasses
 import re
 import subprocess
 import types
@@ -14,7 +15,7 @@ import pydeq.compare.task
 from pydeq import compare, presets
 from pydeq.cli.compare import compare as compare_command
 from pydeq.compare import original
-from pydeq.compare.original import read_arrays, run_original, write_arrays
+from pydeq.compare.original import read_transposed, run_original, write_transposed
 from pydeq.datasets import load_digits
 from pydeq.engines.julia.environment import JuliaEnvironment
 from pydeq.errors import EngineError
@@ -160,18 +161,13 @@ def test_arrays_come_back_from_a_file(tmp_path):
         "empty": np.zeros((0, 4)),
         "F": np.asfortranarray(np.arange(6.0).reshape(3, 2)),
     }
-    write_arrays(tmp_path / "a", arrays)
-    assert (
-        (tmp_path / "a")
-        .read_bytes()
-        .startswith(b"pydeq arrays 1\ncell.0.weight f4 2 3\norder i8 3\nabstol f8\n")
-    )
-    found = read_arrays(tmp_path / "a")
+    write_transposed(tmp_path / "a", arrays)
+    with np.load(tmp_path / "a") as written:
+        assert written["cell.0.weight"].shape == (3, 2)
+        assert written["cell.0.weight"].flags.f_contiguous
+    found = read_transposed(tmp_path / "a")
     assert_params_equal(found, arrays)
     assert all(found[name].dtype == value.dtype for name, value in arrays.items())
-    (tmp_path / "b").write_text("something else")
-    with pytest.raises(ValueError, match="not a file of pydeq's arrays"):
-        read_arrays(tmp_path / "b")
 
 
 @pytest.fixture
@@ -182,11 +178,11 @@ def fake_julia(monkeypatch):
 
     def run(command, env, **_):
         calls.command, calls.env = command, env
-        calls.given = read_arrays(Path(command[-2]))
+        calls.given = read_transposed(Path(command[-2]))
         found = calls.program(calls.given)
         if isinstance(found, str):
             return subprocess.CompletedProcess(command, 1, stderr=found)
-        write_arrays(Path(command[-1]), found)
+        write_transposed(Path(command[-1]), found)
         return subprocess.CompletedProcess(command, 0, stderr="")
 
     monkeypatch.setattr(original.subprocess, "run", run)
@@ -253,15 +249,28 @@ def test_an_original_that_fails_is_quoted(fake_julia):
         run_original(compare.double_task(n_epochs=4))
 
 
+def in_float64(task):
+    """Return the task in float64, in which rounding does not end a tight search."""
+    arrays = {"x": task.data.x.astype(float), "weight": task.data.weight.astype(float)}
+    if task.data.target.dtype.kind == "f":
+        arrays["target"] = task.data.target.astype(float)
+    params = {name: value.astype(float) for name, value in task.params.items()}
+    return dataclasses.replace(task, params=params, data=dataclasses.replace(task.data, **arrays))
+
+
 @pytest.mark.julia
 @pytest.mark.parametrize("preset", ["double", "mnist"])
 def test_jax_julia_and_the_original_agree(digits, preset):
+    # What a search leaves is the error of its state: at 1e-6 in float32 the losses of `double`
+    # part by 1e-3 in 20 epochs, on the slope of Adam's overshoot, where they are small.
     if preset == "double":
-        task = compare.double_task(n_epochs=20, abstol=1e-6, reltol=1e-6)
-    else:
-        task = tight_mnist()
+        task = in_float64(compare.double_task(n_epochs=20, abstol=1e-10, reltol=1e-10))
+    else:  # more tightly, the plain program's ODE does not come to rest in its 1000 steps
+        task = in_float64(compare.mnist_task(".", abstol=1e-5, reltol=1e-5))
     outcomes = [compare.run_engine(task, name) for name in ("jax", "julia")]
     outcomes.append(run_original(task))
     for found in outcomes[1:]:
-        np.testing.assert_allclose(found.loss, outcomes[0].loss, rtol=1e-2)
+        np.testing.assert_allclose(
+            found.loss, outcomes[0].loss, rtol=1e-6 if preset == "double" else 1e-5
+        )
         assert not found.n_failed.any()

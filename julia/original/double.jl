@@ -4,7 +4,8 @@
 #
 #     julia double.jl INPUT OUTPUT
 #
-# Both files are of the form that arrays.jl describes. INPUT holds, in one floating-point type,
+# Both are NPZ files. The shapes are numpy's, of which those here are the reverse. INPUT holds, in one
+# floating-point type,
 #
 #     cell.0.weight (1, 5), cell.0.bias (5,), cell.1.weight (5, 1), cell.1.bias (1,)
 #     x (n, 1), target (n, 1)        the data, all in one batch
@@ -21,14 +22,13 @@
 #     seconds (3,)          the first step, which compiles; the other steps; the prediction
 
 using Lux: Chain, Dense
+using NPZ: npzread, npzwrite
 using Optimisers: Optimisers, Adam
 using OrdinaryDiffEqTsit5: Tsit5
 using SciMLBase: SteadyStateProblem, solve, successful_retcode
 using SciMLSensitivity: SteadyStateAdjoint, ZygoteVJP
 using SteadyStateDiffEq: DynamicSS
 using Zygote: Zygote
-
-include(joinpath(@__DIR__, "arrays.jl"))
 
 const model = Chain(Dense(1 => 5), Dense(5 => 1))
 const st = (layer_1 = NamedTuple(), layer_2 = NamedTuple())
@@ -49,7 +49,7 @@ function equilibrium(ps, x, settings)
 end
 
 function main(input, output)
-    given = read_arrays(input)
+    given = npzread(input)
     number(name) = only(given[name])
     ps = (
         layer_1 = (weight = given["cell.0.weight"], bias = given["cell.0.bias"]),
@@ -81,14 +81,14 @@ function main(input, output)
         end
     end
     seconds[3] = @elapsed predicted = equilibrium(ps, given["x_test"], settings).u
-    write_arrays(
+    npzwrite(
         output,
-        [
+        Dict(
             "cell.0.weight" => ps.layer_1.weight, "cell.0.bias" => ps.layer_1.bias,
             "cell.1.weight" => ps.layer_2.weight, "cell.1.bias" => ps.layer_2.bias,
             "loss" => losses, "n_evals" => n_evals, "failed" => failed, "output" => predicted,
             "seconds" => seconds,
-        ],
+        ),
     )
     return nothing
 end

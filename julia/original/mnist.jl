@@ -4,7 +4,8 @@
 #
 #     julia mnist.jl INPUT OUTPUT
 #
-# Both files are of the form that arrays.jl describes. INPUT holds, in one floating-point type,
+# Both are NPZ files. The shapes are numpy's, of which those here are the reverse. INPUT holds, in one
+# floating-point type,
 #
 #     encoder.weight (784, 100), encoder.bias (100,)
 #     cell.0.weight (100, 500), cell.0.bias (500,), cell.1.weight (500, 100), cell.1.bias (100,)
@@ -28,14 +29,13 @@
 #     seconds (3,)            the first step, which compiles; the other steps; the prediction
 
 using Lux: Chain, Dense
+using NPZ: npzread, npzwrite
 using Optimisers: Optimisers, Adam
 using OrdinaryDiffEqTsit5: Tsit5
 using SciMLBase: SteadyStateProblem, solve, successful_retcode
 using SciMLSensitivity: SteadyStateAdjoint, ZygoteVJP
 using SteadyStateDiffEq: DynamicSS
 using Zygote: Zygote
-
-include(joinpath(@__DIR__, "arrays.jl"))
 
 const layer_states = (layer_1 = NamedTuple(), layer_2 = NamedTuple())
 
@@ -115,7 +115,7 @@ end
 runs(n, length) = [first:min(first + length - 1, n) for first in 1:length:n]
 
 function main(input, output)
-    given = read_arrays(input)
+    given = npzread(input)
     ps = read_weights(given)
     program = make_program(given, ps)
     x, target, order = given["x"], given["target"], given["order"] .+ 1
@@ -139,16 +139,14 @@ function main(input, output)
                 for run in runs(size(x_test, 2), batch_size)
         ]
     end
-    write_arrays(
+    npzwrite(
         output,
-        [
-            name_weights(ps);
-            [
-                "loss" => losses, "n_evals" => first.(seen), "failed" => Int.(last.(seen)),
-                "output" => reduce(hcat, logits), "n_evals_test" => first.(seen_test),
-                "failed_test" => Int.(last.(seen_test)), "seconds" => seconds,
-            ]
-        ],
+        Dict(
+            name_weights(ps)..., "loss" => losses, "n_evals" => first.(seen),
+            "failed" => Int.(last.(seen)), "output" => reduce(hcat, logits),
+            "n_evals_test" => first.(seen_test), "failed_test" => Int.(last.(seen_test)),
+            "seconds" => seconds,
+        ),
     )
     return nothing
 end

@@ -1,12 +1,13 @@
 """
 Deep equilibrium models: prediction by the steady state of a neural ODE, trained through it.
 
-With h = E x the encoded input and f the cell, an MLP of u + h, the state is the steady state of
-du/dt = f(u, h) - u from u(0) = f(0, h), or u(T) for a finite horizon T, and the output is D u.
-The equilibrium is a `SteadyStateProblem` (SteadyStateDiffEq), its gradient a `SteadyStateAdjoint`
-(SciMLSensitivity), the finite horizon a `NeuralODE` (DiffEqFlux), the layers are Lux's.
+With h the input and f the cell, a Lux layer of u + h, the state is the steady state of
+du/dt = f(u, h) - u from u(0) = f(0, h): [`DeepEquilibrium`](@ref) is that as a Lux layer. The
+equilibrium is a `SteadyStateProblem` (SteadyStateDiffEq), its gradient a `SteadyStateAdjoint`
+(SciMLSensitivity). Samples are columns: an array is (width, n).
 
-Samples are columns: an array is (width, n). Start with [`open_session`](@ref).
+What Python drives is not exported: [`open_session`](@ref), and what takes the session that it
+returns. There, too, a finite horizon is a `NeuralODE` (DiffEqFlux).
 """
 module PyDEQ
 
@@ -15,10 +16,11 @@ using DiffEqFlux: DiffEqFlux, NeuralODE
 using LinearAlgebra: I, mul!, norm
 using LinearSolve: LinearSolveFunction
 using Lux: Lux, Dense
-using LuxCore: LuxCore, AbstractLuxLayer
+using LuxCore: LuxCore, AbstractLuxContainerLayer, AbstractLuxLayer, AbstractLuxWrapperLayer
 using Optimisers: Optimisers, Adam
 using OrdinaryDiffEqTsit5: OrdinaryDiffEqTsit5, Tsit5
 using PrecompileTools: @compile_workload, @setup_workload
+using Random: AbstractRNG
 using SciMLBase: SciMLBase, DiscreteCallback, ODEFunction, ReturnCode, SteadyStateProblem, get_du,
     solve, successful_retcode, terminate!
 using SciMLLogging: None
@@ -26,8 +28,7 @@ using SciMLSensitivity: SciMLSensitivity, SteadyStateAdjoint, ZygoteVJP
 using SteadyStateDiffEq: SteadyStateDiffEq, DynamicSS
 using Zygote: Zygote
 
-export Session, equilibrium, get_arrays, has_cuda, load_data!, loss_and_grad, open_session,
-    optimizer_state, restore!, snapshot, train_batch!, trajectory, versions
+export Batched, DeepEquilibrium, MonotoneCell, contractive
 
 include("flat.jl")
 include("network.jl")
@@ -43,6 +44,9 @@ include("solvers/tsit5.jl")
 include("dynamics.jl")
 include("adjoint.jl")
 include("unrolled.jl")
+include("batched.jl")
+include("layer.jl")
+include("cells.jl")
 include("horizon.jl")
 include("loss.jl")
 include("device.jl")

@@ -40,10 +40,14 @@ as they act, and in `h` (width, n). The [`Outcome`](@ref) is put into `found`.
 """
 function states(model, solver::Solver, flat, h, found::Base.RefValue{Outcome})
     model.horizon === nothing || return integrate(model, solver, flat, h, model.horizon, found)
-    solver.adjoint === :implicit && return implicit(solver, model.cell, flat, h, found)
-    solver.adjoint === :unrolled && return unroll(solver, model.cell, flat, h, found)
-    @ignore_derivatives found[] = search(solver, model.cell, flat, h)
-    return jfb(model.cell, flat, h, @ignore_derivatives found[].u)
+    return steady_states(solver, model.cell, flat, h, found)
+end
+
+function steady_states(solver::Solver, cell::Network, flat, h, found::Base.RefValue{Outcome})
+    solver.adjoint === :implicit && return implicit(solver, cell, flat, h, found)
+    solver.adjoint === :unrolled && return unroll(solver, cell, flat, h, found)
+    @ignore_derivatives found[] = search(solver, cell, flat, h)
+    return jfb(cell, flat, h, @ignore_derivatives found[].u)
 end
 
 """

@@ -98,17 +98,16 @@ its Lipschitz constant is then at most `contraction`, because every activation i
 A monotone cell has the weight ``W = B - B^T - A^T A`` of its parameters A and B (Winston and Kolter
 2020, proposition 1, with m = 1).
 """
-function acting_cell(model::Model, flat::AbstractVector{T}) where {T}
+function acting_cell(model::Model, flat::AbstractVector)
     if model.cell.is_monotone
         a, b, bias = cut(flat, model.cell_shapes)
-        return glue([b .- b' .- a' * a, bias])
+        return glue([monotone_weight(a, b), bias])
     end
     model.stability === :contractive || return flat
     arrays = cut(flat, model.cell.shapes)
     n_layers = length(model.cell.layers)
     log_product = sum(log_norm_bound(arrays[2i - 1]) for i in 1:n_layers)
-    log_scale = min(zero(T), (T(log(model.contraction)) - log_product) / n_layers)
-    scale = exp(log_scale)
+    scale = contraction_scale(log_product, n_layers, model.contraction)
     return glue([isodd(i) ? scale .* arrays[i] : arrays[i] for i in 1:(2n_layers)])
 end
 

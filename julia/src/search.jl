@@ -19,6 +19,16 @@ struct Solver
     adjoint::Symbol
 end
 
+function Solver(name, abstol, reltol, max_steps, adjoint)
+    return Solver(name, abstol, reltol, ode_tolerances(abstol, reltol)..., max_steps, adjoint)
+end
+
+"""OrdinaryDiffEq's own tolerances for the ODE's steps, or the search's where that is tighter."""
+function ode_tolerances(abstol, reltol)
+    loosest = max(abstol, reltol)
+    return min(1.0e-6, loosest), min(1.0e-3, loosest)
+end
+
 """
     Outcome
 
@@ -46,7 +56,7 @@ end
 Return per sample whether ``||f - u||_\\infty`` is at most `abstol` or at most
 ``reltol ||f||_\\infty``: the rule of SteadyStateDiffEq's `DynamicSS`, sample by sample.
 """
-function is_steady(u, fu, solver::Solver)
+function is_steady(u, fu, solver)
     gap, size_of_f = column_norms(fu .- u), column_norms(fu)
     steady = @. isfinite(gap) & ((gap <= solver.abstol) | (gap <= solver.reltol * size_of_f))
     return Vector{Bool}(steady)
@@ -107,10 +117,14 @@ function search(solver::Solver, network::Network, flat::AbstractVector{T}, h::Ab
     evaluate!(fu, cell, u, h)
     copyto!(u, fu)
     evaluate!(fu, cell, u, h)
-    s = Search{T}(u, fu, Matrix(h), fill(2, n), collect(1:n), n)
-    outcome = Outcome(similar(u), similar(u), zeros(Int, n), fill(false, n))
-    run!(make_method(solver, cell, s), cell, s, solver, outcome)
-    return outcome
+    return run_search(solver, cell, Search{T}(u, fu, Matrix(h), fill(2, n), collect(1:n), n))
+end
+
+"""Search from where `s` stands, and return the [`Outcome`](@ref) of all its samples."""
+function run_search(solver::Solver, cell, s::Search)
+    n = s.k
+    outcome = Outcome(similar(s.u), similar(s.u), zeros(Int, n), fill(false, n))
+    return run!(make_method(solver, cell, s), cell, s, solver, outcome)
 end
 
 function search_on_device(solver::Solver, network, flat, h)
@@ -123,7 +137,7 @@ function search_on_device(solver::Solver, network, flat, h)
     )
 end
 
-function make_method(solver::Solver, cell::Cell, s::Search)
+function make_method(solver::Solver, cell, s::Search)
     solver.name === :tsit5 && return FollowODE(solver, s)
     solver.name === :anderson && return Anderson(s.u, s.fu)
     solver.name === :broyden && return Broyden(s.u)
@@ -132,7 +146,7 @@ function make_method(solver::Solver, cell::Cell, s::Search)
     return PeacemanRachford(cell, s)
 end
 
-function run!(method::SearchMethod, cell::Cell, s::Search, solver::Solver, outcome::Outcome)
+function run!(method::SearchMethod, cell, s::Search, solver::Solver, outcome::Outcome)
     leave!(outcome, method, s, solver, 0)
     for n_steps in 1:(solver.max_steps)
         s.k == 0 && break

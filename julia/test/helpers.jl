@@ -2,6 +2,8 @@
 
 using LinearAlgebra: I, dot, norm, opnorm
 using PyDEQ
+using PyDEQ: equilibrium, get_arrays, has_cuda, load_data!, loss_and_grad, open_session,
+    optimizer_state, restore!, snapshot, train_batch!, trajectory, versions
 using Random: Xoshiro, randn!
 
 const TIGHT = (abstol = 1.0e-11, reltol = 1.0e-11, ode_abstol = 1.0e-12, ode_reltol = 1.0e-12)

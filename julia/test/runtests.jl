@@ -8,4 +8,6 @@ include("helpers.jl")
     include("solvers.jl")
     include("gradients.jl")
     include("training.jl")
+    include("layer.jl")
+    include("readme.jl")
 end

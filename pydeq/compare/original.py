@@ -1,14 +1,14 @@
 """The blog posts' programs in plain Julia, as one more column beside the engines.
 
 They are ``julia/original/*.jl``, use nothing of pydeq, and run in a process of their own. Weights,
-data and the order of the batches go to them, and their results come back, in files of named arrays;
-``julia/original/arrays.jl`` describes the form.
+data and the order of the batches go to them, and their results come back, in NPZ files.
 """
 
 import os
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,10 +17,7 @@ from pydeq.compare.task import Task
 from pydeq.engines.julia import bundled_project, check_ends, find_julia
 from pydeq.errors import EngineError, EngineUnavailableError
 
-__all__ = ["read_arrays", "run_original", "write_arrays"]
-
-_TITLE = "pydeq arrays 1"
-_DTYPES = {"f4": np.dtype("<f4"), "f8": np.dtype("<f8"), "i8": np.dtype("<i8")}
+__all__ = ["read_transposed", "run_original", "write_transposed"]
 
 
 def run_original(task: Task) -> Outcome:
@@ -41,8 +38,8 @@ def run_original(task: Task) -> Outcome:
         raise EngineUnavailableError(f"{julia.problem}. What to do: {julia.advice}")
     check_ends([str(julia.executable)])
     with tempfile.TemporaryDirectory() as folder:
-        given, result = Path(folder) / "given", Path(folder) / "result"
-        write_arrays(given, _given(task))
+        given, result = Path(folder) / "given.npz", Path(folder) / "result.npz"
+        write_transposed(given, _given(task))
         # The program's packages are those of the bundled project, in the active one's versions.
         load_path = os.pathsep.join(["@", str(bundled_project()), "@stdlib"])
         script = bundled_project() / "original" / f"{task.preset}.jl"
@@ -58,7 +55,7 @@ def run_original(task: Task) -> Outcome:
         if process.returncode:
             tail = "\n".join(process.stderr.strip().splitlines()[:20])
             raise EngineError(f"{script.name} failed:\n{tail}")
-        return _outcome(task, read_arrays(result))
+        return _outcome(task, read_transposed(result))
 
 
 def _given(task: Task) -> dict[str, np.ndarray]:
@@ -114,29 +111,17 @@ def _outcome(task: Task, found: dict[str, np.ndarray]) -> Outcome:
     )
 
 
-def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write named arrays, of float32, float64 or int64."""
-    lines, parts = [_TITLE], []
-    for name, array in arrays.items():
-        code = f"{array.dtype.kind}{array.dtype.itemsize}"
-        lines.append(" ".join([name, code, *map(str, array.shape)]))
-        parts.append(np.ascontiguousarray(array, _DTYPES[code]).tobytes())
-    header = "\n".join([*lines, "end", ""]).encode()
-    path.write_bytes(b"".join([header, *parts]))
+def write_transposed(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write an NPZ file of the arrays as Julia has them, axes reversed and in column order.
+
+    NPZ.jl reads these bytes as they are: a C-order ``(n, f)`` array is ``(f, n)`` there.
+    """
+    with path.open("wb") as file:
+        transposed: dict[str, Any] = {k: np.ascontiguousarray(a).T for k, a in arrays.items()}
+        np.savez(file, **transposed)
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Read what `write_arrays`, or its twin in Julia, wrote."""
-    header, end, rest = path.read_bytes().partition(b"\nend\n")
-    title, *lines = header.decode().split("\n")
-    if title != _TITLE or not end:
-        raise ValueError(f"{path} is not a file of pydeq's arrays")
-    arrays = {}
-    for line in lines:
-        name, code, *shape = line.split(" ")
-        count = int(np.prod([int(n) for n in shape]))
-        dtype = _DTYPES[code]
-        values = np.frombuffer(rest[: count * dtype.itemsize], dtype)
-        arrays[name] = values.reshape([int(n) for n in shape]).copy()
-        rest = rest[count * dtype.itemsize :]
-    return arrays
+def read_transposed(path: Path) -> dict[str, np.ndarray]:
+    """Read what `write_transposed`, or NPZ.jl in Julia, wrote."""
+    with np.load(path) as found:
+        return {name: np.ascontiguousarray(found[name].T) for name in found.files}

@@ -41,7 +41,7 @@ function move!(method::Anderson, from::Int, to::Int)
     return nothing
 end
 
-function step!(method::Anderson, cell::Cell, s::Search)
+function step!(method::Anderson, cell, s::Search)
     k = s.k
     for j in 1:k
         new_u = view(method.u, :, j)

@@ -33,7 +33,7 @@ function move!(method::Broyden, from::Int, to::Int)
     return nothing
 end
 
-function step!(method::Broyden, cell::Cell, s::Search)
+function step!(method::Broyden, cell, s::Search)
     k = s.k
     for j in 1:k
         g, new_u = method.work, view(method.u, :, j)

@@ -11,7 +11,7 @@ FixedPoint(::Matrix) = FixedPoint()
 
 move!(::FixedPoint, ::Int, ::Int) = nothing
 
-function step!(::FixedPoint, cell::Cell, s::Search)
+function step!(::FixedPoint, cell, s::Search)
     u, fu = front(s.u, s.k), front(s.fu, s.k)
     copyto!(u, fu)
     evaluate!(fu, cell, u, front(s.h, s.k))

@@ -102,7 +102,7 @@ function move!(method::FollowODE, from::Int, to::Int)
     return nothing
 end
 
-function step!(method::FollowODE{T}, cell::Cell, s::Search) where {T}
+function step!(method::FollowODE{T}, cell, s::Search) where {T}
     k = s.k
     u, fu, h = front(s.u, k), front(s.fu, k), front(s.h, k)
     stage, f = front(method.u, k), front(method.fu, k)
