@@ -69,8 +69,8 @@ def test_x_is_not_converted_as_a_whole(dtype, tmp_path):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_many_classes_cost_no_row_of_them_a_sample(tmp_path):
-    """10,000 rows of 5,000 classes, one-hot or logits, would be 200 MB in float32."""
-    X = np.random.default_rng(0).normal(size=(10_000, 10)).astype(np.float32)
-    predict, fit = measure(X, np.arange(10_000) % 5_000, tmp_path)
-    assert predict < 120
-    assert fit < 120
+    """9,000 rows of 4,000 classes, one-hot or logits, would be 288 MB."""
+    X = np.random.default_rng(0).normal(size=(9_000, 10))
+    predict, fit = measure(X, np.arange(9_000) % 4_000, tmp_path)
+    assert predict < 260
+    assert fit < 260  # a batch of 1,000 takes up to 190
