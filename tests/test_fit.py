@@ -195,7 +195,7 @@ def test_the_average_is_over_the_ends_of_the_epochs(cls, on_oracle):
     X, y = make_data(cls)
     ends = [cls(**SMALL).set_params(max_iter=n).fit(X, y).params_ for n in (1, 2, 3)]
     model = cls(**SMALL).set_params(max_iter=3, average=True).fit(X, y)
-    mean = {name: (ends[0][name] + ends[1][name] + ends[2][name]) / 3 for name in ends[0]}
+    mean = {n: 0.1 * ends[0][n] + 0.3 * ends[1][n] + 0.6 * ends[2][n] for n in ends[0]}
     assert_params_near(model.params_, mean, 1e-12)
 
 

@@ -90,16 +90,19 @@ def test_a_full_run_reports_each_epoch_and_keeps_the_last():
     assert session.loaded == (DATA.x, DATA.target, DATA.weight)
 
 
-def test_the_average_is_a_mean_at_first_and_then_a_third_is_new():
-    _, result = run([report()] * 5, spec(average=True))
-    assert result.kept.params["w"][0] == pytest.approx((((1 + 2 + 3) / 3 * 2 + 4) / 3 * 2 + 5) / 3)
-    assert result.kept.optimizer_state["count"] == 5
-    assert result.kept_epoch == 5
+def test_the_newest_of_k_weighs_three_parts_in_k_and_two_and_a_third_at_least():
+    _, result = run([report()] * 8, spec(average=True, max_iter=8))
+    mean = 0.0
+    for epoch, share in enumerate([1, 3 / 4, 3 / 5, 3 / 6, 3 / 7, 3 / 8, 1 / 3, 1 / 3], 1):
+        mean += share * (epoch - mean)
+    assert result.kept.params["w"][0] == pytest.approx(mean)
+    assert result.kept.optimizer_state["count"] == 8
+    assert result.kept_epoch == 8
 
 
 def test_the_average_leaves_out_an_epoch_that_diverged():
     _, result = run([report(), report(), report(math.inf)], spec(average=True))
-    assert result.kept.params["w"][0] == pytest.approx(1.5)
+    assert result.kept.params["w"][0] == pytest.approx(1.75)
 
 
 def test_early_stopping_keeps_the_best_epoch_not_an_average():

@@ -91,8 +91,9 @@ class DEQClassifier(ClassifierMixin, AbstractDEQEstimator):
         settled.
     average : bool, default=True
         Whether `fit` keeps a moving average of the weights at the epochs' ends instead of the last
-        ones, which the last batches have moved about. The newest weigh a third. `partial_fit` does
-        not average, nor does `early_stopping`, which keeps the best epoch's weights.
+        ones, which the last batches have moved about. The newest weigh a third, and more in the
+        first epochs. `partial_fit` does not average, nor does `early_stopping`, which keeps the
+        best epoch's weights.
     early_stopping : bool, default=False
         Hold out `validation_fraction` of the samples (stratified), stop when the accuracy on them
         no longer improves, and keep the weights of the best epoch.

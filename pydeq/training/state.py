@@ -39,9 +39,9 @@ class Moment:
 class Average:
     """Moving average of the weights at the epochs' ends (Izmailov et al. 2018).
 
-    The newest weighs `NEWEST`, or what makes it a plain mean in the first epochs. A constant
-    learning rate keeps the weights moving about a better point than where the last batch left
-    them.
+    The newest of k weighs the larger of `NEWEST` and 3 / (k + 2): the first epochs, in which the
+    weights still go far, are soon forgotten. A constant learning rate keeps the weights moving
+    about a better point than where the last batch left them.
 
     Attributes
     ----------
@@ -58,7 +58,7 @@ class Average:
     def including(self, params: Params) -> "Average":
         """Return the average with the weights of another epoch's end."""
         count = self.count + 1
-        share = max(1 / count, self.NEWEST)
+        share = max(3 / (count + 2), self.NEWEST)
         old = self.mean or params
         mean = {
             name: old[name] + (value - old[name]) * value.dtype.type(share)
