@@ -15,7 +15,8 @@ CODE = """
     warnings.simplefilter("ignore")
     X = np.linspace(-1, 1, 12)[:, None]
     model = pydeq.DEQRegressor(
-        max_iter=2, n_state=3, hidden_layer_sizes=2, engine="jax", random_state=0
+        max_iter=2, n_state=3, hidden_layer_sizes=2, engine="jax", random_state=0,
+        solver="fixed_point", adjoint="jfb", stability="none",
     )
     print(*model.fit(X, X[:, 0]).predict(X), *programs.counts().values())
 """

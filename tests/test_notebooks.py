@@ -29,12 +29,13 @@ ALIKE_EVERYWHERE = {
 }
 
 
-def run(name, folder, monkeypatch, **env):
-    """Execute the notebook in an empty folder; return it with its outputs."""
+def run(name, folder, monkeypatch, n_cells=None, **env):
+    """Execute the notebook, or its first cells, in an empty folder; return it with its outputs."""
     for key, value in {**ALIKE_EVERYWHERE, **env}.items():
         monkeypatch.setenv(key, value)
     monkeypatch.delenv("MPLBACKEND", raising=False)  # figures are drawn into the notebook
     notebook = read(name)
+    notebook.cells = notebook.cells[:n_cells]
     resources = {"metadata": {"path": str(folder)}}
     NotebookClient(notebook, timeout=300, kernel_name="python3", resources=resources).execute()
     return notebook
@@ -88,7 +89,11 @@ def test_runs(name, tmp_path, monkeypatch):
 
 
 def test_without_mnist_it_says_so_and_goes_on(tmp_path, monkeypatch):
-    notebook = run("03_mnist", tmp_path, monkeypatch, PYDEQ_DATA=str(tmp_path / "none"))
+    up_to_first_fit = 1 + next(
+        i for i, c in enumerate(read("03_mnist").cells) if "fit(" in c.source
+    )
+    none = str(tmp_path / "none")
+    notebook = run("03_mnist", tmp_path, monkeypatch, up_to_first_fit, PYDEQ_DATA=none)
     check(notebook)
     assert "Going on with scikit-learn's 8 x 8 digits. MNIST is not complete" in text(
         next(cell for cell in code(notebook) if "load_mnist(DATA)" in cell.source)
