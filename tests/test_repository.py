@@ -1,6 +1,8 @@
 """What the repository says of itself in more than one place agrees."""
 
+import ast
 import re
+import sys
 import tomllib
 from pathlib import Path
 
@@ -43,3 +45,18 @@ def test_tools_have_one_version():
     assert pinned
     extras = tomllib.loads(read("pyproject.toml"))["project"]["optional-dependencies"]
     assert set(pinned) <= {*extras["test"], *extras["dev"]}
+
+
+def test_what_is_imported_is_installed_with_pydeq():
+    declared = tomllib.loads(read("pyproject.toml"))["project"]["dependencies"]
+    names = {re.match(r"[\w-]+", line)[0] for line in declared}
+    found = set()
+    for path in (ROOT / "pydeq").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                found.add(node.module.split(".")[0])
+    # juliacall brings juliapkg; without torchvision MNIST comes in another way.
+    others = found - sys.stdlib_module_names - {"pydeq", "juliapkg", "torchvision"}
+    assert {name.replace("sklearn", "scikit-learn") for name in others} <= names
