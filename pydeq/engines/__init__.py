@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import sys
 import threading
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -15,6 +16,7 @@ from pydeq.engines.base import (
     epoch_report,
     what_is_missing,
 )
+from pydeq.engines.group import AbstractGroup, Alone, gather_arrays, gather_json
 from pydeq.errors import EngineUnavailableError
 from pydeq.model import ModelSpec, SolverSpec
 
@@ -22,7 +24,9 @@ __all__ = [
     "DEVICES",
     "ENGINES",
     "AbstractEngine",
+    "AbstractGroup",
     "AbstractSession",
+    "Alone",
     "BatchReport",
     "Device",
     "EngineName",
@@ -31,7 +35,10 @@ __all__ = [
     "OnBatch",
     "epoch_report",
     "find_engines",
+    "gather_arrays",
+    "gather_json",
     "get_engine",
+    "get_group",
 ]
 
 EngineName = Literal["auto", "jax", "julia"]
@@ -97,6 +104,16 @@ def get_engine(
             _log.info("engine='auto': JAX (%s)", missing)
             choice = "jax"
     return open_engine(choice, device)
+
+
+def get_group() -> AbstractGroup:
+    """Return the processes that ``jax.distributed.initialize`` has connected with this one."""
+    jax = sys.modules.get("jax")
+    if jax is None or not jax.distributed.is_initialized():
+        return Alone()
+    from pydeq.engines.jax import JaxGroup
+
+    return JaxGroup()
 
 
 def find_engines() -> list[EngineReport]:

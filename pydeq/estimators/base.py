@@ -9,11 +9,26 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
-from pydeq.engines import AbstractSession, Device, EngineName, get_engine
+from pydeq.engines import (
+    AbstractGroup,
+    AbstractSession,
+    Device,
+    EngineName,
+    gather_json,
+    get_engine,
+    get_group,
+)
 from pydeq.estimators import advice, parameters
-from pydeq.estimators.checkpoint import Keeper, identity
+from pydeq.estimators.checkpoint import Keeper, digest, identity
 from pydeq.estimators.fitted import AbstractFitted
 from pydeq.estimators.samples import check_training
+from pydeq.estimators.together import (
+    Pool,
+    all_or_none,
+    check_agreed,
+    have_common_samples,
+    pool_of,
+)
 from pydeq.model import (
     Activation,
     Adjoint,
@@ -31,6 +46,7 @@ from pydeq.training import (
     History,
     RandomState,
     Start,
+    Team,
     TrainResult,
     Validation,
     split,
@@ -128,10 +144,11 @@ class AbstractDEQEstimator(AbstractFitted):
         self.device = device
 
     @abc.abstractmethod
-    def _learn_target(self, blocks: TargetBlocks, classes: Any) -> None:
+    def _learn_target(self, blocks: TargetBlocks, classes: Any, pool: Pool) -> None:
         """Take from y what encoding and decoding need; `classes` are all labels to come, if any.
 
-        Each call of `blocks` yields y and the sample weights, block by block.
+        Each call of `blocks` yields y and the sample weights, block by block. `pool` brings what
+        is learned of them together with what other processes learn of theirs.
         """
 
     @abc.abstractmethod
@@ -218,12 +235,13 @@ class AbstractDEQEstimator(AbstractFitted):
         classes: Any = None,
         checkpoint: Any = None,
     ) -> Self:
-        new = self._snapshot()
+        new, group = self._snapshot(), get_group()
         params = new.get_params(deep=False)
         warm = parameters.check_flag(params, "warm_start")
         resume = (warm or incremental) and new.__sklearn_is_fitted__()
-        data = new._check_data(X, y, sample_weight, resume, classes)
-        specs = parameters.fit_specs(params, self._loss, len(data), data.x.shape[1], new._n_outputs)
+        data, team = new._check_data(X, y, sample_weight, resume, classes, group)
+        n_samples, n_features = team.n_samples, data.x.shape[1]
+        specs = parameters.fit_specs(params, self._loss, n_samples, n_features, new._n_outputs)
         model, solver, training = specs.model, specs.solver, specs.training
         action = "partial_fit" if incremental else "fit"
         if resume:
@@ -232,18 +250,22 @@ class AbstractDEQEstimator(AbstractFitted):
         if incremental:
             training = _one_epoch(training)
         random_state = copy.deepcopy(new.random_state)
-        start = new._start(model, random_state, data, resume, incremental)
+        start = new._start(model, random_state, data, resume, incremental, group)
         engine = get_engine(*parameters.check_engine(params), model, solver)
         keeper = None
         if checkpoint is not None:
             given = {**params, "random_state": random_state, "engine": engine.name}
             meaning = new._meaning_of_target()
-            keeper = Keeper(checkpoint, identity(given, data, meaning, start, resume), start)
+            known = identity(given, data, meaning, start, resume, group)
+            keeper = Keeper(checkpoint, known, start, writes=group.rank == 0)
+            check_agreed(group, {"checkpoint to go on from (epoch)": keeper.n_epochs})
             start = keeper.start
         held_out = None
         if training.early_stopping:
             stratum = new._stratum(data.targets())
-            data, held = split(data, training.validation_fraction, stratum, start.rng)
+            fraction = training.validation_fraction
+            data, held = all_or_none(group, lambda: split(data, fraction, stratum, start.rng))
+            team = dataclasses.replace(team, n_samples=_n_samples(data, group, team.common))
             held_out = Validation(held, new._validation_score)
         n_epochs = keeper.n_epochs if keeper else 0
         optimizer = dataclasses.replace(specs.optimizer, seed=start.seed, epoch=n_epochs)
@@ -255,22 +277,45 @@ class AbstractDEQEstimator(AbstractFitted):
                 start.rng,
                 training,
                 held_out,
-                specs.verbose,
+                specs.verbose and group.rank == 0,
                 keeper and keeper.state,
                 keeper and keeper.after_epoch,
+                team,
             )
         new._keep(model, engine.name, start, result, append=resume and incremental)
-        advice.warn_about_fit(result, action, training.max_iter, len(data), model, solver)
+        advice.warn_about_fit(result, action, training.max_iter, team.n_samples, model, solver)
         self._become(new, random_state)
         return self
 
-    def _check_data(self, X: Any, y: Any, sample_weight: Any, resume: bool, classes: Any) -> Data:
+    def _check_data(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any,
+        resume: bool,
+        classes: Any,
+        group: AbstractGroup,
+    ) -> tuple[Data, Team]:
         dtype = self._dtype if resume else None
-        samples = check_training(self, X, y, sample_weight, self._y_checks, dtype)
+        samples = all_or_none(
+            group, lambda: check_training(self, X, y, sample_weight, self._y_checks, dtype)
+        )
+        values = {n: repr(v) for n, v in self.get_params(deep=False).items() if n != "random_state"}
+        form = {
+            "number of features": samples.x.shape[1],
+            "dtype": samples.dtype.str,
+            "outputs": samples.y.shape[1:],
+            "weights to go on from": [digest(v) for v in self.params_.values()] if resume else 0,
+        }
+        check_agreed(group, form | values)
+        common = have_common_samples(group, samples)
         if not resume:
-            self._learn_target(samples.counted, classes)
-        target = samples.target(lambda y: self._encode_target(y, samples.dtype))
-        return Data(samples.x, target, samples.weight, samples.index)
+            self._learn_target(samples.counted, classes, pool_of(group, common))
+        target = all_or_none(
+            group, lambda: samples.target(lambda y: self._encode_target(y, samples.dtype))
+        )
+        data = Data(samples.x, target, samples.weight, samples.index)
+        return data, Team(_n_samples(data, group, common), group, common)
 
     def _start(
         self,
@@ -279,6 +324,7 @@ class AbstractDEQEstimator(AbstractFitted):
         data: Data,
         resume: bool,
         incremental: bool,
+        group: AbstractGroup,
     ) -> Start:
         if resume and incremental:
             # Each call is the next epoch of one long fit; its probes must differ from the last.
@@ -286,7 +332,11 @@ class AbstractDEQEstimator(AbstractFitted):
             rng = copy.deepcopy(self._rng)
             return Start(self.params_, self.optimizer_state_ or None, rng, seed)
         old = self.params_ if resume else None
-        return start_fit(model, random_state, data.weight.dtype, old)
+        if group.size > 1 and random_state is None:
+            random_state = gather_json(group, np.random.randint(2**31 - 1))[0]  # noqa: NPY002
+        start = start_fit(model, random_state, data.weight.dtype, old)
+        check_agreed(group, {"random_state (what it draws)": start.seed})
+        return start
 
     def _keep(
         self, model: ModelSpec, engine: str, start: Start, result: TrainResult, append: bool
@@ -310,6 +360,11 @@ class AbstractDEQEstimator(AbstractFitted):
         if isinstance(random_state, np.random.RandomState):
             mine.set_state(random_state.get_state(legacy=False))
         object.__setattr__(self, "__dict__", {**vars(new), **self.get_params(deep=False)})
+
+
+def _n_samples(data: Data, group: AbstractGroup, common: bool) -> int:
+    """Return the number of samples of all processes."""
+    return len(data) if common else sum(gather_json(group, len(data)))
 
 
 def _one_epoch(training: TrainSpec) -> TrainSpec:

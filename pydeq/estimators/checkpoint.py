@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from pydeq.engines import AbstractGroup, gather_json
 from pydeq.estimators import checkpoint_file, parameters
 from pydeq.estimators.checkpoint_file import DamagedError, Saved
 from pydeq.estimators.rows import read_blocks, row_bytes
@@ -69,6 +70,8 @@ class Keeper:
         See :class:`pydeq.estimators.checkpoint_file.Saved`; a dict inside it is compared by name.
     start : Start
         Where the fit sets out from if it is a new one.
+    writes : bool
+        False: another process of the fit writes.
 
     Attributes
     ----------
@@ -85,12 +88,15 @@ class Keeper:
         If its checkpoints are of another fit, or of another version of the format.
     """
 
-    def __init__(self, checkpoint: Any, identity: dict[str, Any], start: Start) -> None:
+    def __init__(
+        self, checkpoint: Any, identity: dict[str, Any], start: Start, writes: bool = True
+    ) -> None:
         if not isinstance(checkpoint, Checkpoint):
             checkpoint = Checkpoint(checkpoint)
         self._how = checkpoint
         self._folder = Path(os.fsdecode(checkpoint.folder))
         self._identity = identity
+        self._writes = writes
         self._folder.mkdir(parents=True, exist_ok=True)
         self._start_rng: Any = start.rng.bit_generator.state
         self._written: int | None = None
@@ -133,6 +139,8 @@ class Keeper:
         known before the work.
         """
         n_epochs = len(state.records)
+        if not self._writes:
+            return
         if self._written is None:
             self._write(state)
             return
@@ -195,7 +203,12 @@ def _differences(
 
 
 def identity(
-    params: Mapping[str, Any], data: Data, meaning: Any, start: Start, resume: bool
+    params: Mapping[str, Any],
+    data: Data,
+    meaning: Any,
+    start: Start,
+    resume: bool,
+    group: AbstractGroup,
 ) -> dict[str, Any]:
     """Return what two fits have in common where one may go on from the other's checkpoint.
 
@@ -209,16 +222,19 @@ def identity(
     start : Start
     resume : bool
         Whether the weights of `start` are those of a fit before.
+    group : AbstractGroup
+        The processes of the fit.
     """
     values = {name: value for name, value in params.items() if name != "verbose"}
     if isinstance(values["random_state"], np.random.RandomState):
         values["random_state"] = f"a RandomState that draws {start.seed}"
+    own = {"X": digest(data.x), "y": digest(data.target), "sample_weight": digest(data.weight)}
+    of_all = gather_json(group, own)
+    digests: dict[str, Any] = {name: [found[name] for found in of_all] for name in own}
+    digests["y"].append(meaning)
     return {
-        "data": {
-            "X": digest(data.x),
-            "y": [digest(data.target), meaning],
-            "sample_weight": digest(data.weight),
-        },
+        "number of processes": group.size,
+        "data": digests,
         "parameters": plain_parameters(values),
         "weights to start from": [digest(v) for v in start.params.values()] if resume else "fresh",
     }

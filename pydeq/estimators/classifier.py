@@ -1,5 +1,6 @@
 """Classification with deep equilibrium models."""
 
+import json
 from typing import Any, ClassVar, Self, final
 
 import numpy as np
@@ -8,7 +9,8 @@ from sklearn.utils import column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 
 from pydeq.estimators.base import AbstractDEQEstimator, TargetBlocks
-from pydeq.estimators.labels import labels_to_json
+from pydeq.estimators.labels import labels_from_json, labels_to_json
+from pydeq.estimators.together import Pool, alone
 from pydeq.model import Equilibrium, log_softmax, softmax
 
 __all__ = ["DEQClassifier"]
@@ -270,12 +272,15 @@ class DEQClassifier(ClassifierMixin, AbstractDEQEstimator):
         """
         return log_softmax(np.concatenate(self._snapshot()._solve(X, _logits)), axis=1)
 
-    def _learn_target(self, blocks: TargetBlocks, classes: Any) -> None:
+    def _learn_target(self, blocks: TargetBlocks, classes: Any, pool: Pool) -> None:
         labels = []
         for y, _ in blocks():
             check_classification_targets(y)
             labels.append(np.unique(column_or_1d(y)))
-        self.classes_ = _check_classes(np.concatenate(labels) if classes is None else classes)
+        if classes is None:
+            classes = np.unique(np.concatenate(labels))
+            classes = _of_all(classes, pool)
+        self.classes_ = _check_classes(classes)
 
     def _encode_target(self, y: np.ndarray, dtype: np.dtype) -> np.ndarray:
         check_classification_targets(y)
@@ -307,6 +312,15 @@ class DEQClassifier(ClassifierMixin, AbstractDEQEstimator):
 
 def _logits(rows: slice, x: np.ndarray, part: Equilibrium) -> np.ndarray:
     return part.output
+
+
+def _of_all(labels: np.ndarray, pool: Pool) -> np.ndarray:
+    """Return the labels of all processes, each of which may have them in another dtype."""
+    if pool is alone:
+        return labels
+    text = json.dumps(labels_to_json(labels)).encode()
+    parts = pool(np.frombuffer(text, np.uint8))
+    return np.concatenate([labels_from_json(json.loads(part.tobytes())) for part in parts])
 
 
 def _check_classes(labels: Any) -> np.ndarray:

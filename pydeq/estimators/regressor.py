@@ -9,6 +9,7 @@ from sklearn.utils import Tags
 
 from pydeq.estimators.base import AbstractDEQEstimator, TargetBlocks
 from pydeq.estimators.scaling import TargetScale
+from pydeq.estimators.together import Pool
 
 __all__ = ["DEQRegressor"]
 
@@ -232,14 +233,14 @@ class DEQRegressor(RegressorMixin, AbstractDEQEstimator):
         )
         return output[:, 0] if fitted._single_target else output
 
-    def _learn_target(self, blocks: TargetBlocks, classes: Any) -> None:
+    def _learn_target(self, blocks: TargetBlocks, classes: Any, pool: Pool) -> None:
         first = next(blocks())[0]
         self._single_target = first.ndim == 1
         if self.n_state is None:
             scale = TargetScale.none(_two_dimensional(first).shape[1])
         else:
             scale = TargetScale.of(
-                lambda: ((_two_dimensional(y), w.astype(np.float64)) for y, w in blocks())
+                lambda: ((_two_dimensional(y), w.astype(np.float64)) for y, w in blocks()), pool
             )
         self.target_mean_, self.target_scale_ = scale.mean, scale.scale
 

@@ -30,7 +30,11 @@ class TargetScale:
         return cls(np.zeros(n_outputs), np.ones(n_outputs))
 
     @classmethod
-    def of(cls, blocks: Callable[[], Iterator[tuple[np.ndarray, np.ndarray]]]) -> "TargetScale":
+    def of(
+        cls,
+        blocks: Callable[[], Iterator[tuple[np.ndarray, np.ndarray]]],
+        pool: Callable[[np.ndarray], list[np.ndarray]] = lambda array: [array],
+    ) -> "TargetScale":
         """Return the weighted mean and standard deviation of each output.
 
         The scale of an output that is constant is its size, or 1 where it is 0. No sample is
@@ -41,13 +45,17 @@ class TargetScale:
         blocks : callable
             Each call yields y, float64 ``(n, n_outputs)``, and the weights, ``(n,)`` above 0, block
             by block.
+        pool : callable
+            From an array to those of all processes that have blocks.
         """
-        first = next(blocks())[0][0]
+        first = pool(next(blocks())[0][0])[0]
         size, heaviest, constant = np.zeros(len(first)), 0.0, np.ones(len(first), bool)
         for y, weight in blocks():
             size = np.maximum(size, np.abs(y).max(axis=0))
             heaviest = max(heaviest, weight.max())
             constant &= (y == first).all(axis=0)
+        size, heaviest = np.max(pool(size), axis=0), np.max(pool(np.array(heaviest)))
+        constant = np.all(pool(constant), axis=0)
         size[size == 0] = 1.0
         # In units of the largest value nothing overflows, whatever the target.
         total, mean = 0.0, np.zeros(len(first))
@@ -55,12 +63,14 @@ class TargetScale:
             share = weight / heaviest
             total += share.sum()
             mean += share @ (y / size)
-        mean /= total
+        total = np.sum(pool(np.array(total)))
+        mean = np.sum(pool(mean), axis=0) / total
         spread, widest = np.zeros(len(first)), np.zeros(len(first))
         for y, weight in blocks():
             away = y / size - mean
             spread += weight / heaviest @ away**2
             widest = np.maximum(widest, np.abs(away).max(axis=0))
+        spread, widest = np.sum(pool(spread), axis=0), np.max(pool(widest), axis=0)
         spread = np.maximum(np.sqrt(spread / total), widest / _WIDEST)
         spread[constant] = 1.0
         mean[constant] = (first / size)[constant]

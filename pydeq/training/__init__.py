@@ -5,6 +5,7 @@ from pydeq.training.loop import Data, TrainResult, Validation, split, train
 from pydeq.training.progress import Progress, progress_bar
 from pydeq.training.start import RandomState, Start, start_fit
 from pydeq.training.state import Average, Moment, Patience, State
+from pydeq.training.team import Team
 
 __all__ = [
     "Average",
@@ -17,6 +18,7 @@ __all__ = [
     "RandomState",
     "Start",
     "State",
+    "Team",
     "TrainResult",
     "Validation",
     "progress_bar",

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 from sklearn.model_selection import train_test_split
 
-from pydeq.engines import AbstractSession, OnBatch
-from pydeq.model import RowReader, TrainSpec, epoch_order, iter_blocks
+from pydeq.engines import AbstractSession, OnBatch, gather_arrays
+from pydeq.model import RowReader, TrainSpec, iter_blocks
 from pydeq.training.history import EpochRecord, History
 from pydeq.training.progress import Progress
 from pydeq.training.state import Moment, Patience, State
+from pydeq.training.team import Team
 
 __all__ = ["AfterEpoch", "Data", "TrainResult", "Validation", "split", "train"]
 
@@ -78,10 +79,17 @@ class Validation:
     data: Data
     score: Callable[[np.ndarray, np.ndarray, np.ndarray], float]
 
-    def of(self, session: AbstractSession) -> float:
-        """Return the score of a session's weights."""
-        outputs = [session.equilibrium(x).output for x in self.data.blocks()]
-        return self.score(np.concatenate(outputs), self.data.targets(), self.data.weights())
+    def of(self, session: AbstractSession, team: Team) -> float:
+        """Return the score of a session's weights; each process solves for its share."""
+        own = self.data
+        if team.group.size > 1:
+            own = own.at(team.own(np.arange(len(own))))
+        outputs = [session.equilibrium(x).output for x in own.blocks()]
+        of_all = (
+            np.concatenate(gather_arrays(team.group, part))
+            for part in (np.concatenate(outputs), own.targets(), own.weights())
+        )
+        return self.score(*of_all)
 
 
 @dataclass(frozen=True)
@@ -156,6 +164,7 @@ def train(
     verbose: bool = False,
     state: State | None = None,
     after_epoch: AfterEpoch | None = None,
+    team: Team | None = None,
 ) -> TrainResult:
     """Train until `spec` or one of these ends it; ``history.stop_reason`` tells which.
 
@@ -182,8 +191,11 @@ def train(
         Of a fit that was cut off, to go on from; the session has its weights and its epoch.
     after_epoch : callable, optional
         See `AfterEpoch`.
+    team : Team, optional
+        The processes that train together; None: this one alone.
     """
-    n_batches = -(-len(data) // spec.batch_size)
+    team = team or Team(len(data))
+    n_batches = -(-team.n_samples // spec.batch_size)
     session.load_data(data.x, data.target, data.weight)
     state = state or State.first(Moment.of(session), rng)
     rng.bit_generator.state = state.rng_state
@@ -192,11 +204,11 @@ def train(
         try:
             tell(state, False)
             while not state.stop_reason:
-                order = epoch_order(len(data), spec.shuffle, rng)
+                order, size = team.order(len(data), spec, rng)
                 if data.index is not None:
                     order = data.index[order]
-                record, moment = _epoch(session, order, spec, validation, progress.on_batch)
-                state = _after(state, record, moment, rng, spec, validation, len(data))
+                record, moment = _epoch(session, order, size, validation, progress.on_batch, team)
+                state = _after(state, record, moment, rng, spec, validation, team.n_samples)
                 progress.on_epoch(record)
                 tell(state, bool(state.stop_reason))
         except KeyboardInterrupt:
@@ -253,16 +265,17 @@ def _keeping(state: State, average: bool) -> State:
 def _epoch(
     session: AbstractSession,
     order: np.ndarray,
-    spec: TrainSpec,
+    batch_size: int,
     validation: Validation | None,
     on_batch: OnBatch,
+    team: Team,
 ) -> tuple[EpochRecord, Moment]:
     start = time.perf_counter()
-    report = session.train_epoch(order, spec.batch_size, on_batch)
+    report = session.train_epoch(order, batch_size, on_batch)
     moment = Moment.of(session)
     score = None
     if validation is not None:
-        score = validation.of(session)
+        score = validation.of(session, team)
     seconds = time.perf_counter() - start
     record = EpochRecord(
         loss=report.loss,

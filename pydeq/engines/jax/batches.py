@@ -1,6 +1,6 @@
 """The training data, and an epoch's batches of them on the device."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, final
 
 import jax
@@ -9,7 +9,7 @@ import numpy as np
 
 from pydeq.engines.jax.device import Device
 from pydeq.engines.jax.programs import Program
-from pydeq.model import iter_batches
+from pydeq.model import RowReader, read_ahead
 
 __all__ = ["Batch", "TrainingData", "batch_of", "padded"]
 
@@ -96,26 +96,27 @@ class TrainingData:
             self._resident = _Samples(*jax.device_put(there, device))
 
     def batches(
-        self, order: np.ndarray, batch_size: int, n_rows: int, probes: np.ndarray
+        self, indices: Sequence[np.ndarray], n_rows: int, probes: np.ndarray
     ) -> Iterator[Batch]:
-        """Yield the batches of an epoch, each padded to `n_rows`.
+        """Yield the batches of an epoch, each padded to `n_rows`; from a file they are read ahead.
 
         Parameters
         ----------
-        order : ndarray of int64 (n_seen,)
-        batch_size : int
+        indices : sequence of ndarray of int
+            The samples of each batch.
         n_rows : int
         probes : ndarray (n_batches, n_state)
             One for each; they have the dtype to work in.
         """
-        batches = iter_batches(order, batch_size)
         if self._resident is None:
-            for index, probe in zip(batches, probes, strict=True):
-                x, target, weight = (array[index] for array in self._host)
+            gathered = self._gathered(indices)
+            if isinstance(self._host[0], np.memmap):
+                gathered = read_ahead(gathered)
+            for (x, target, weight), probe in zip(gathered, probes, strict=True):
                 yield batch_of(x, target, weight, probe, n_rows, self._device)
             return
         table = np.full((len(probes), n_rows), -1, np.int32)
-        for row, index in zip(table, batches, strict=True):
+        for row, index in zip(table, indices, strict=True):
             row[: len(index)] = index
         there: Any = jax.device_put((table, probes, np.zeros((), np.int32)), self._device)
         rows, signs, number = there
@@ -123,6 +124,14 @@ class TrainingData:
         for _ in range(len(probes)):
             x, target, weight, probe, number = take([*self._resident, rows, signs, number])
             yield Batch(x, target, weight, probe)
+
+    def _gathered(
+        self, indices: Sequence[np.ndarray]
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Yield x, target and weight of each batch."""
+        x, target, weight = (RowReader(array) for array in self._host)
+        for index in indices:
+            yield x(index), target(index), weight(index)
 
 
 @Program

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from pydeq.engines.jax import layers
@@ -41,9 +42,11 @@ __all__ = [
     "act",
     "apply_cell",
     "search",
+    "share",
     "start",
     "step",
     "stepped",
+    "update",
 ]
 
 
@@ -128,17 +131,81 @@ def step(
 
     `found` is None where the gradient goes through the search, which is then done here.
     """
+    loss, grads, found, weight = _gradient(code, state.theta, acting, batch, found, controls, rates)
+    tally, worst = _tally(batch, found)
+    return _stepped_by(code, state, loss, grads, weight.sum(), tally, worst, rates)
+
+
+@Program
+def share(
+    code: Code,
+    theta: Vectors,
+    acting: Acting,
+    batch: Batch,
+    found: Found | None,
+    controls: Controls,
+    rates: Rates,
+) -> tuple[jax.Array, jax.Array]:
+    """Return one device's share of a step: sums ``(1, P + 5)`` over its samples, worst residual.
+
+    The sums are the gradient, the loss, the weights, and the counts of a report.
+    """
+    loss, grads, found, weight = _gradient(code, theta, acting, batch, found, controls, rates)
+    tally, worst = _tally(batch, found)
+    total = weight.sum()
+    numbers = jnp.stack([total * loss, total, *tally])
+    return jnp.concatenate([*(total * g for g in grads), numbers])[None], worst[None]
+
+
+@Program
+def update(
+    code: Code, state: AdamState, sums: jax.Array, worst: jax.Array, rates: Rates
+) -> tuple[jax.Array, ...]:
+    """Take the step whose shares have the sums ``(P + 5,)``; returns what `step` does."""
+    ends = np.cumsum([vector.size for vector in state.theta])
+    *grads, numbers = jnp.split(sums, ends)
+    loss, total, *tally = numbers
+    grads = tuple(g / positive(total) for g in grads)
+    loss = loss / positive(total)
+    return _stepped_by(code, state, loss, grads, total, tally, worst, rates)
+
+
+def _gradient(
+    code: Code,
+    theta: Vectors,
+    acting: Acting,
+    batch: Batch,
+    found: Found | None,
+    controls: Controls,
+    rates: Rates,
+) -> tuple[jax.Array, Vectors, Found, jax.Array]:
+    """Return loss, gradient, the equilibria and the weights that counted; no L2 penalty."""
     if found is None:
         loss, grads, found, weight = _gradient_through(code, acting, batch, controls, rates)
     else:
         loss, grads, weight = _gradient_at(code, acting, batch, found, controls, rates)
-    grads = layers.pull_back(code.model, from_vectors(code.model, state.theta), acting, grads)
-    total = weight.sum()
+    grads = layers.pull_back(code.model, from_vectors(code.model, theta), acting, grads)
+    return loss, to_vectors(code.model, grads), found, weight
+
+
+def _stepped_by(
+    code: Code,
+    state: AdamState,
+    loss: jax.Array,
+    grads: Vectors,
+    total: jax.Array,
+    tally: Sequence[jax.Array],
+    worst: jax.Array,
+    rates: Rates,
+) -> tuple[jax.Array, ...]:
+    """Take a step by the gradient of a batch whose weights come to `total`."""
     trained = _trained(code.model, rates)
     decay = rates.alpha / positive(total)
     loss, gradient = _with_decay(code.model, state.theta, grads, trained, loss, decay)
     new = _adam(state, gradient, trained, rates.learning_rate, total > 0)
-    report = _report(batch, loss, gradient, found, weight)
+    n_evals, n_samples, n_failed = tally
+    norm = jnp.sqrt(sum(jnp.sum(g**2) for g in gradient))
+    report = jnp.stack([loss, total, norm, n_evals, n_samples, worst, n_failed])
     return *new.theta, *new.mean, *new.square, *gradient, new.count, report
 
 
@@ -159,7 +226,7 @@ def _trained(model: ModelSpec, rates: Rates) -> list[jax.Array | bool]:
 def _with_decay(
     model: ModelSpec,
     theta: Vectors,
-    grads: Acting,
+    grads: Vectors,
     trained: list[jax.Array | bool],
     loss: jax.Array,
     decay: jax.Array,
@@ -167,8 +234,7 @@ def _with_decay(
     """Return loss and gradient with those of the L2 penalty; 0 for what is not trained."""
     gradient = []
     is_weight = marks(model, lambda name: name.endswith(".weight"))
-    vectors = to_vectors(model, grads)
-    for value, g, weights, which in zip(theta, vectors, is_weight, trained, strict=True):
+    for value, g, weights, which in zip(theta, grads, is_weight, trained, strict=True):
         shrink = jnp.where(weights, decay, 0) * value
         loss = loss + 0.5 * jnp.sum(shrink * value)
         gradient.append(jnp.where(which, g + shrink, 0))
@@ -306,22 +372,13 @@ def _adam(
     return jax.tree.map(lambda n, o: jnp.where(counts, n, o), new, state)
 
 
-def _report(
-    batch: Batch, loss: jax.Array, gradient: Vectors, found: Found, weight: jax.Array
-) -> jax.Array:
-    """Return the numbers of a :class:`pydeq.engines.BatchReport` as one array."""
+def _tally(batch: Batch, found: Found) -> tuple[list[jax.Array], jax.Array]:
+    """Return evaluations, samples and failures, which add up, and the worst residual."""
     active = batch.weight > 0
     residual = jnp.where(jnp.isnan(found.residual), jnp.inf, found.residual)
-    numbers = (
-        loss,
-        weight.sum(),
-        jnp.sqrt(sum(jnp.sum(g**2) for g in gradient)),
-        found.n_evals.sum(),
-        active.sum(),
-        jnp.max(jnp.where(active, residual, 0)),
-        (active & ~found.converged).sum(),
-    )
-    return jnp.stack([jnp.asarray(number, loss.dtype) for number in numbers])
+    counts = (found.n_evals.sum(), active.sum(), (active & ~found.converged).sum())
+    dtype = batch.weight.dtype
+    return [jnp.asarray(c, dtype) for c in counts], jnp.max(jnp.where(active, residual, 0))
 
 
 @Program

@@ -10,7 +10,7 @@ import numpy as np
 
 from pydeq.errors import EngineUnavailableError
 
-__all__ = ["Device", "check_process", "find_device", "own_settings"]
+__all__ = ["Device", "check_process", "find_devices", "own_settings"]
 
 Device = Any
 """A device as JAX has it: its own name for the type is a variable, which no checker takes."""
@@ -33,8 +33,8 @@ def check_process() -> None:
     )
 
 
-def find_device(name: str) -> Device:
-    """Return the device called `name`, or raise EngineUnavailableError."""
+def find_devices(name: str) -> list[Device]:
+    """Return the devices called `name`, of all processes, or raise EngineUnavailableError."""
     check_process()
     try:
         found = jax.devices()
@@ -44,9 +44,9 @@ def find_device(name: str) -> Device:
             f"for {_platforms()}. Unset JAX_PLATFORMS, or set it to 'cpu'."
         ) from error
     if name == "auto":
-        return found[0]
+        return found
     try:
-        return jax.devices(name)[0]
+        return jax.devices(name)
     except Exception as error:
         names = sorted({device.platform for device in found})
         raise EngineUnavailableError(

@@ -9,38 +9,34 @@ import jax
 import numpy as np
 
 from pydeq.engines.base import (
-    AbstractEngine,
     AbstractSession,
     BatchReport,
     EpochReport,
     OnBatch,
-    check_supported,
     epoch_report,
 )
 from pydeq.engines.jax import compiled
 from pydeq.engines.jax.batches import Batch, TrainingData, batch_of, padded
 from pydeq.engines.jax.cell import Acting
 from pydeq.engines.jax.code import Code
-from pydeq.engines.jax.device import Device, find_device, own_settings
+from pydeq.engines.jax.device import Device, own_settings
 from pydeq.engines.jax.layers import acting_names
 from pydeq.engines.jax.programs import Program, Run
 from pydeq.engines.jax.solvers import Controls
 from pydeq.engines.jax.vectors import Vectors, from_vectors, groups
 from pydeq.model import (
-    SOLVERS,
-    STABILITIES,
     Equilibrium,
     ModelSpec,
     OptimizerSpec,
     Params,
     SolverSpec,
-    check_params,
     chunks,
+    iter_batches,
     padded_size,
     probes,
 )
 
-__all__ = ["JaxEngine", "JaxSession"]
+__all__ = ["IN_FLIGHT", "JaxSession", "report_of"]
 
 CHUNKS_IN_FLIGHT = 1
 """Chunks that are dispatched before the first is waited for."""
@@ -50,32 +46,6 @@ IN_FLIGHT = 4
 
 COMPACTS_FROM = 10_000
 """Rows of a job from which a search goes on in smaller batches: the copies of its loop then pay."""
-
-
-@final
-class JaxEngine(AbstractEngine):
-    """Solve and train with JAX, in this process."""
-
-    name = "jax"
-    solvers = SOLVERS
-    stabilities = STABILITIES
-    unrolls = tuple(name for name in SOLVERS if name != "newton")
-
-    def __init__(self, device: str = "auto") -> None:
-        self.device = find_device(device)
-
-    def open(
-        self,
-        model: ModelSpec,
-        solver: SolverSpec,
-        optimizer: OptimizerSpec,
-        params: Params,
-        optimizer_state: Params | None = None,
-    ) -> "JaxSession":
-        """See :meth:`AbstractEngine.open`."""
-        check_supported(type(self), model, solver)
-        check_params(model, params)
-        return JaxSession(self.device, model, solver, optimizer, params, optimizer_state)
 
 
 @final
@@ -98,7 +68,7 @@ class JaxSession(AbstractSession):
         self._code = Code.of(model, solver, optimizer)
         self._epoch = optimizer.epoch
         self._data: TrainingData | None = None
-        with self._context():
+        with self.context():
             self._controls = self._put_controls(model, solver)
             self._contraction = self._put(model.contraction)
             self._rates = compiled.Rates(
@@ -111,7 +81,8 @@ class JaxSession(AbstractSession):
         self._acting: Acting | None = None
         self._bound: dict[Program, Run] | None = None
 
-    def _context(self) -> contextlib.AbstractContextManager[None]:
+    def context(self) -> contextlib.AbstractContextManager[None]:
+        """Work on the session's device, in its dtype."""
         return own_settings(self._device, self._dtype)
 
     def _put(self, value: Any, dtype: Any = None) -> jax.Array:
@@ -151,16 +122,15 @@ class JaxSession(AbstractSession):
 
     def load_data(self, x: np.ndarray, target: np.ndarray, weight: np.ndarray) -> None:
         """See :meth:`AbstractSession.load_data`."""
-        with self._context():
+        with self.context():
             self._data = TrainingData(x, target, weight, self._device)
 
     def train_epoch(
         self, order: np.ndarray, batch_size: int, on_batch: OnBatch | None = None
     ) -> EpochReport:
         """See :meth:`AbstractSession.train_epoch`."""
-        assert self._data is not None, "load_data comes first"
-        n_batches, n_state = -(-len(order) // batch_size), self._model.state_width
-        signs = probes(self._optimizer.seed, self._epoch, n_batches, n_state, self._dtype)
+        indices = list(iter_batches(order, batch_size))
+        signs = self.signs(len(indices))
         n_rows = batch_size if len(order) > batch_size else padded_size(len(order))
         # The session's own state is replaced only at the end: an exception leaves it as it was.
         state = self._state
@@ -168,24 +138,45 @@ class JaxSession(AbstractSession):
         in_flight: deque[jax.Array] = deque()
 
         def wait() -> None:
-            reports.append(_report(in_flight.popleft()))
+            reports.append(report_of(in_flight.popleft()))
             if on_batch is not None:
                 on_batch(reports[-1])
 
-        with self._context(), self._binding():
-            for batch in self._data.batches(order, batch_size, n_rows, signs):
+        with self.context(), self.binding():
+            for batch in self.batches(indices, n_rows, signs):
                 state, _, report = self._step(state, batch, len(order))
                 in_flight.append(report)
                 if len(in_flight) > IN_FLIGHT:
                     wait()
             while in_flight:
                 wait()
-        self._state, self._acting = state, None
-        self._epoch += 1
+        self.end_epoch(state)
         return epoch_report(reports)
 
+    @property
+    def state(self) -> compiled.AdamState:
+        """What the next epoch begins with."""
+        return self._state
+
+    def end_epoch(self, state: compiled.AdamState) -> None:
+        """Take over the state at the end of an epoch."""
+        self._state, self._acting = state, None
+        self._epoch += 1
+
+    def signs(self, n_batches: int) -> np.ndarray:
+        """Return the probes of this epoch's batches, ``(n_batches, n_state)``."""
+        n_state = self._model.state_width
+        if self._model.stability != "jacobian":  # nothing looks at them
+            return np.broadcast_to(np.ones((), self._dtype), (n_batches, n_state))
+        return probes(self._optimizer.seed, self._epoch, n_batches, n_state, self._dtype)
+
+    def batches(self, indices: list[np.ndarray], n_rows: int, signs: np.ndarray) -> Iterator[Batch]:
+        """See :meth:`TrainingData.batches`."""
+        assert self._data is not None, "load_data comes first"
+        return self._data.batches(indices, n_rows, signs)
+
     @contextlib.contextmanager
-    def _binding(self) -> Iterator[None]:
+    def binding(self) -> Iterator[None]:
         """Look each program up once, while no shape changes: it takes as long as a small batch."""
         self._bound = {}
         try:
@@ -203,15 +194,30 @@ class JaxSession(AbstractSession):
 
     def _step(self, state: compiled.AdamState, batch: Batch, n_samples: int) -> compiled.Stepped:
         """Take an optimiser step from `state`, in a job of so many samples."""
+        solved = self._solved(state, batch, n_samples)
+        return compiled.stepped(self._run(compiled.step, self._code.training(), state, *solved))
+
+    def _solved(self, state: compiled.AdamState, batch: Batch, n_samples: int) -> tuple[Any, ...]:
+        """Return what the gradient is made from, beside the state."""
         acting = self._act(state.theta)
         found = None
         if self._code.unroll is None:
             found = self._search(acting, batch.x, batch.weight, n_samples)
+        return acting, batch, found, self._controls, self._rates
+
+    def share(
+        self, state: compiled.AdamState, batch: Batch, n_samples: int
+    ) -> tuple[jax.Array, jax.Array]:
+        """Return this device's share of a step; see :func:`pydeq.engines.jax.compiled.share`."""
+        solved = self._solved(state, batch, n_samples)
+        return self._run(compiled.share, self._code.training(), state.theta, *solved)
+
+    def updated(
+        self, state: compiled.AdamState, sums: jax.Array, worst: jax.Array
+    ) -> compiled.Stepped:
+        """Take the step whose shares have these sums."""
         code = self._code.training()
-        arrays = self._run(
-            compiled.step, code, state, acting, batch, found, self._controls, self._rates
-        )
-        return compiled.stepped(arrays)
+        return compiled.stepped(self._run(compiled.update, code, state, sums, worst, self._rates))
 
     def _act(self, theta: Vectors) -> Acting:
         values = self._run(compiled.act, self._code.acting(), theta, self._contraction)
@@ -234,7 +240,7 @@ class JaxSession(AbstractSession):
     def equilibrium(self, x: np.ndarray) -> Equilibrium:
         """See :meth:`AbstractSession.equilibrium`."""
         parts, in_flight = [], deque()
-        with self._context():
+        with self.context():
             acting = self._act_now()
             for first, last, n_rows in chunks(len(x)):
                 chunk = self._put(padded(x[first:last], n_rows))
@@ -255,7 +261,7 @@ class JaxSession(AbstractSession):
         """See :meth:`AbstractSession.loss_and_grad`."""
         probe = probes(self._optimizer.seed, 0, 1, self._model.state_width, self._dtype)[0]
         n_rows = padded_size(len(x))
-        with self._context():
+        with self.context():
             batch = batch_of(x, target, weight, probe, n_rows, self._device)
             stepped = self._step(self._state, batch, len(x))
             return float(stepped.report[0]), self._named(stepped.gradient)
@@ -263,7 +269,7 @@ class JaxSession(AbstractSession):
     def trajectory(self, x: np.ndarray, depth: int) -> np.ndarray:
         """See :meth:`AbstractSession.trajectory`."""
         parts = []
-        with self._context():
+        with self.context():
             acting, code = self._act_now(), self._code.cell()
             for first, last, n_rows in chunks(len(x)):
                 u, h = compiled.start(code, acting, self._put(padded(x[first:last], n_rows)))
@@ -295,7 +301,7 @@ class JaxSession(AbstractSession):
         self._data = self._acting = None
 
 
-def _report(numbers: jax.Array) -> BatchReport:
+def report_of(numbers: jax.Array) -> BatchReport:
     """Wait for a batch and return its report."""
     loss, weight, grad_norm, n_evals, n_samples, worst_residual, n_failed = numbers.tolist()
     return BatchReport(
