@@ -187,6 +187,11 @@ class AbstractDEQEstimator(AbstractFitted):
     def fit(self, X: Any, y: Any, sample_weight: Any = None, *, checkpoint: Any = None) -> Self:
         """Fit the model to samples and their targets.
 
+        Where ``jax.distributed.initialize`` has connected several processes, they fit one model
+        together, and each makes this call. If all give the same samples, each takes its share of
+        every batch; else each gives samples of its own, and a batch has some of each. All end with
+        the same weights.
+
         Ctrl-C ends the fit after the last epoch that was completed and leaves the estimator fitted
         with that epoch's weights; ``history_.stop_reason`` and a warning say so. Before the end of
         the first epoch it raises KeyboardInterrupt. A call that raises leaves the estimator as it
