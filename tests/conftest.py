@@ -13,7 +13,7 @@ import pytest
 from xdist.scheduler import LoadFileScheduling
 
 from pydeq import engines
-from pydeq.engines.julia import find_julia
+from pydeq.engines.julia import find_julia, runtime
 from pydeq.estimators import base
 
 CACHE = "PYDEQ_CACHE_DIR"
@@ -111,6 +111,26 @@ def no_engine(monkeypatch):
         raise AssertionError("the engine was asked for before the check")
 
     monkeypatch.setattr(base, "get_engine", refuse)
+
+
+@pytest.fixture
+def machine(monkeypatch, tmp_path):
+    """A machine where nothing of Julia is set up or running, and whose settings are the test's."""
+    import juliapkg.state
+
+    for name in list(os.environ):
+        if name.startswith(("PYTHON_JULIA", "JULIA_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    monkeypatch.delitem(sys.modules, "juliacall", raising=False)
+    for name, value in [("julia", None), ("failure", None), ("is_fork", False)]:
+        monkeypatch.setattr(runtime.Process, name, value)
+    monkeypatch.setattr(juliapkg.state, "STATE", juliapkg.state.STATE)
+    before = dict(juliapkg.state.STATE)
+    juliapkg.state.reset_state()
+    yield tmp_path
+    juliapkg.state.STATE.clear()
+    juliapkg.state.STATE.update(before)
 
 
 @pytest.fixture(autouse=True)

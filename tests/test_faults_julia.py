@@ -12,16 +12,15 @@ import juliapkg.state
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from test_faults_model_file import damaged
-from test_julia_runtime import (
+from julia_machine import (
     choice,
     dependencies,
-    machine,  # noqa: F401 - a fixture of every test
     make_julia,
     make_project,
     record,
     set_env,
 )
+from test_faults_model_file import damaged
 
 from pydeq.cli.doctor import doctor
 from pydeq.cli.julia import julia as julia_command
@@ -29,9 +28,11 @@ from pydeq.engines import find_engines
 from pydeq.engines.julia import environment, install, probe
 from pydeq.errors import EngineUnavailableError
 
+pytestmark = pytest.mark.usefixtures("machine")
+
 
 @pytest.fixture
-def working(machine):  # noqa: F811
+def working(machine):
     """A Julia that is set up; the paths of its manifest and of juliapkg's notes."""
     project = make_project(Path(juliapkg.state.STATE["project"]), dependencies())
     record(make_julia(machine))
@@ -195,7 +196,7 @@ def test_a_julia_that_fails_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("text", [SLEEPS, PRINTS])
-def test_auto_is_jax_beside_a_julia_that_does_not_answer(text, machine, monkeypatch, caplog):  # noqa: F811
+def test_auto_is_jax_beside_a_julia_that_does_not_answer(text, machine, monkeypatch, caplog):
     monkeypatch.setattr(probe, "SECONDS", 0.3)
     julia = script(machine / "julia", text)
     project = make_project(machine / "p", dependencies())
@@ -206,7 +207,7 @@ def test_auto_is_jax_beside_a_julia_that_does_not_answer(text, machine, monkeypa
         install.install_julia(cuda=False, update=False, say=print)
 
 
-def test_install_says_how_to_take_another_julia(machine, monkeypatch):  # noqa: F811
+def test_install_says_how_to_take_another_julia(machine, monkeypatch):
     monkeypatch.setattr(probe, "SECONDS", 0.3)
     script(machine / "julia", SLEEPS)
     monkeypatch.setenv("PATH", f"{machine}:/usr/bin:/bin")
