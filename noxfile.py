@@ -58,4 +58,5 @@ def lowest(session: nox.Session) -> None:
     """Run the tests with the lowest versions that pyproject.toml allows."""
     session.install("uv")
     session.run("uv", "pip", "install", "--resolution", "lowest-direct", "-e", ".[test]")
-    session.run("pytest", *session.posargs)
+    # equinox uses names of jax.core that this release of jax already calls deprecated.
+    session.run("pytest", "-W", "ignore:jax.core:DeprecationWarning", *session.posargs)
