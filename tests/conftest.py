@@ -22,14 +22,28 @@ MOST_MAPS = 30_000
 """Linux lets a process have 65,530 memory maps; compiled code takes a few for each program."""
 
 
+ONE_BY_ONE = (
+    "test_cache",
+    "test_cli",
+    "test_examples",
+    "test_guides",
+    "test_memory",
+    "test_notebooks",
+)
+
+
 class ByFile(LoadFileScheduling):
     """The tests of a file go to one process, which compiles what they share once.
 
-    Those that use Julia all go to the same, so that one Julia is started.
+    Those that use Julia all go to the same, so that one Julia is started. Those of `ONE_BY_ONE`
+    share nothing: they come last, and fill what time the other processes leave.
     """
 
     def _split_scope(self, nodeid):
-        return "julia" if "julia" in nodeid else super()._split_scope(nodeid)
+        if "julia" in nodeid:
+            return "julia"
+        scope = super()._split_scope(nodeid)
+        return nodeid if Path(scope).stem in ONE_BY_ONE else scope
 
 
 @pytest.hookimpl(optionalhook=True)
