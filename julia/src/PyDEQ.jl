@@ -14,7 +14,6 @@ module PyDEQ
 using ChainRulesCore: ChainRulesCore, AbstractZero, NoTangent, unthunk, @ignore_derivatives
 using DiffEqFlux: DiffEqFlux, NeuralODE
 using LinearAlgebra: I, mul!, norm
-using LinearSolve: LinearSolveFunction
 using Lux: Lux, Dense
 using LuxCore: LuxCore, AbstractLuxContainerLayer, AbstractLuxLayer, AbstractLuxWrapperLayer
 using Optimisers: Optimisers, Adam

@@ -7,32 +7,6 @@ number: a gradient that is 1 % off is nothing beside what a batch's is off from 
 const ADJOINT_SHARE, LOOSEST_ADJOINT = 10, 1.0e-2
 
 """
-    SteadyState(solver)
-
-The search as an algorithm for `SteadyStateProblem`s, so that SciMLSensitivity's
-`SteadyStateAdjoint` differentiates every solver alike. Its problems are those of [`Field`](@ref).
-What it found is kept in `found`.
-"""
-struct SteadyState <: SciMLBase.AbstractSteadyStateAlgorithm
-    solver::Solver
-    found::Base.RefValue{Outcome}
-end
-
-SteadyState(solver::Solver) = SteadyState(solver, Ref{Outcome}())
-
-function SciMLBase.__solve(prob::SciMLBase.AbstractSteadyStateProblem, alg::SteadyState, args...; kwargs...)
-    field = prob.f.f::Field
-    flat, h = cut(prob.p, field.shapes)
-    outcome = search(alg.solver, field.cell, copy(flat), copy(h))
-    alg.found[] = outcome
-    return SciMLBase.build_solution(
-        prob, alg, vec(outcome.u), vec(outcome.fu .- outcome.u);
-        retcode = all(outcome.converged) ? ReturnCode.Success : ReturnCode.Failure,
-        original = outcome,
-    )
-end
-
-"""
     states(model, solver, flat, h, found) -> (width, n)
 
 Return the states that the loss is a function of, differentiable in `flat`, the cell's parameters
@@ -54,40 +28,24 @@ end
 By the implicit function theorem: with ``\\lambda = (I - \\partial f/\\partial z)^{-T} dL/dz`` at z*
 the gradients are ``\\lambda^T \\partial f/\\partial\\theta`` and ``\\lambda^T \\partial f/\\partial h``
 (Bai et al. 2019, theorem 1).
+
+SciMLSensitivity's `SteadyStateAdjoint`, which `DeepEquilibrium` has for what is not a dense cell by a
+[`Batched`](@ref) solver, gives the same. Its linear solver has one Krylov space for the whole batch,
+and its products evaluate the cell once more each.
 """
 function implicit(solver::Solver, cell::Network, flat, h, found::Base.RefValue{Outcome})
-    p = glue([flat, h])
-    prob, alg, sensealg = @ignore_derivatives begin
-        field = Field(cell, size(h, 2))
-        adjoint = AdjointSolve(solver, field, p, found)
-        (
-            SteadyStateProblem(ode_function(field), zero(vec(h)), p),
-            SteadyState(solver, found),
-            SteadyStateAdjoint(; autojacvec = ZygoteVJP(), linsolve = LinearSolveFunction(adjoint)),
-        )
+    found[] = search(solver, cell, flat, h)
+    return found[].u
+end
+
+function ChainRulesCore.rrule(::typeof(implicit), solver::Solver, cell::Network, flat, h, found)
+    z = implicit(solver, cell, flat, h, found)
+    function implicit_pullback(cotangent)
+        lambda = adjoint_state(solver, cell, flat, h, z, unthunk(cotangent))
+        _, back = Zygote.pullback((flat, h) -> cell(flat, z, h), flat, h)
+        return NoTangent(), NoTangent(), NoTangent(), back(lambda)..., NoTangent()
     end
-    return reshape(solve(prob, alg; p, sensealg).u, size(h))
-end
-
-"""
-    AdjointSolve(solver, field, p, found)
-
-How `SteadyStateAdjoint` solves its linear system, ``(\\partial f/\\partial z - I)^T \\lambda = dL/dz`` at
-the state in `found`: by [`solve_linear!`](@ref), with the products of [`Jacobian`](@ref).
-"""
-struct AdjointSolve
-    solver::Solver
-    field::Field
-    p::AbstractVector
-    found::Base.RefValue{Outcome}
-end
-
-function (adjoint::AdjointSolve)(A, b::AbstractVector, u, args...; kwargs...)
-    (; solver, field, p, found) = adjoint
-    flat, h = cut(p, field.shapes)
-    lambda = adjoint_state(solver, field.cell, flat, h, found[].u, reshape(b, size(h)))
-    u .= .-vec(lambda)
-    return u
+    return z, implicit_pullback
 end
 
 """

@@ -1,7 +1,4 @@
 # Linear systems, many small ones at once, each column stopping on its own.
-#
-# SciMLSensitivity's GMRES has one Krylov space for the whole batch, and its products evaluate the
-# cell once more each, and the gradient of its weights too.
 
 """Directions that are kept."""
 const KRYLOV_WINDOW = 2

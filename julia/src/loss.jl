@@ -19,6 +19,15 @@ function loss_value(name::Symbol, output, target, weight)
     return sum(weight .* abs2.(output .- target)) / (size(output, 1) * sum(weight))
 end
 
+"""The sum of the squares of the entries of theta that are weights."""
+weight_squares(is_weight, theta) = sum(is_weight .* abs2.(theta))
+
+# Zygote would go through dual numbers for every entry.
+function ChainRulesCore.rrule(::typeof(weight_squares), is_weight, theta)
+    squares_pullback(cotangent) = (NoTangent(), NoTangent(), 2 * unthunk(cotangent) .* is_weight .* theta)
+    return weight_squares(is_weight, theta), squares_pullback
+end
+
 function log_softmax(a)
     shifted = a .- @ignore_derivatives maximum(a; dims = 1)
     return shifted .- log.(sum(exp.(shifted); dims = 1))

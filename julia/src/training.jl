@@ -19,7 +19,7 @@ that of the iterations wherever they ended.
 function batch_loss(theta, session::Session, x, target, weight, probe, tape::Tape)
     (; model, solver, training) = session
     encoder, cell, decoder = parts(model, theta)
-    h = model.encoder(encoder, x)
+    h = encode(model.encoder, encoder, x)
     flat = acting_cell(model, cell)
     u = states(model, solver, flat, h, tape.found)
     kept, w = @ignore_derivatives begin
@@ -31,7 +31,7 @@ function batch_loss(theta, session::Session, x, target, weight, probe, tape::Tap
     u = kept .* u  # large states of no weight must not overflow the loss
     loss = loss_value(training.loss, model.decoder(decoder, u), target, w)
     if training.alpha != 0
-        squares = sum(session.is_weight .* abs2.(theta))
+        squares = weight_squares(session.is_weight, theta)
         loss += eltype(theta)(training.alpha / 2) * squares / sum(w)
     end
     if model.stability === :jacobian && training.jacobian_penalty != 0
@@ -61,7 +61,8 @@ function batch_gradient(session::Session{T}, x, target, weight, probe) where {T}
     loss, gradient, total = zero(T), zero(session.theta), zero(T)
     while !isempty(active)
         tape = Tape()
-        batch = (x[:, active], target[:, active], weight[active])
+        everyone = length(active) == length(weight)
+        batch = everyone ? (x, target, weight) : (x[:, active], target[:, active], weight[active])
         value, back = Zygote.pullback(session.theta) do theta
             batch_loss(theta, session, batch..., probe, tape)
         end

@@ -128,12 +128,6 @@ end
     end
 end
 
-# f(s) = a relu(s) - b relu(-s): above 0 the state has slope a, below 0 slope b.
-two_slopes(a, b) = [[1.0; -1.0;;], zeros(2), [a -b], zeros(1)]
-const TWO_SLOPES = (;
-    n_features = 1, n_outputs = 1, n_state = nothing, hidden_layer_sizes = [2], activation = "relu",
-)
-
 @testset "a sample without equilibrium does not disturb the others ($solver)" for
     solver in ("tsit5", "anderson", "broyden", "newton", "fixed_point"), each in (false, true)
 

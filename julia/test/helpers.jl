@@ -98,3 +98,9 @@ function random_direction(arrays, seed)
 end
 
 inner(a, b) = sum(sum(x .* y) for (x, y) in zip(a, b))
+
+# f(s) = a relu(s) - b relu(-s): above 0 the state has slope a, below 0 slope b.
+two_slopes(a, b) = [[1.0; -1.0;;], zeros(2), [a -b], zeros(1)]
+const TWO_SLOPES = (;
+    n_features = 1, n_outputs = 1, n_state = nothing, hidden_layer_sizes = [2], activation = "relu",
+)

@@ -1,0 +1,17 @@
+using Aqua: Aqua
+using ExplicitImports: ExplicitImports
+
+@testset "Aqua" begin
+    # NPZ is for the plain programs in original/, which run in this project.
+    Aqua.test_all(PyDEQ; stale_deps = (; ignore = [:NPZ]))
+end
+
+@testset "ExplicitImports" begin
+    @test ExplicitImports.check_no_implicit_imports(PyDEQ) === nothing
+    @test ExplicitImports.check_no_stale_explicit_imports(PyDEQ) === nothing
+    @test ExplicitImports.check_all_qualified_accesses_via_owners(PyDEQ) === nothing
+    # These are taken from the packages that their documentation names, which re-export them.
+    reexported = (:Tsit5, :NewtonRaphson, :ZygoteVJP, :solve, :AbstractLuxLayer)
+    @test ExplicitImports.check_all_explicit_imports_via_owners(PyDEQ; ignore = reexported) ===
+        nothing
+end
