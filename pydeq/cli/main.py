@@ -8,6 +8,7 @@ from pydeq import __version__
 from pydeq.cli.compare import compare
 from pydeq.cli.demos import demo
 from pydeq.cli.doctor import doctor
+from pydeq.cli.fit import fit
 from pydeq.cli.julia import julia
 
 __all__ = ["main"]
@@ -26,7 +27,7 @@ def main() -> None:
     """  # noqa: D301
 
 
-for command in (compare, demo, doctor, julia):
+for command in (compare, demo, doctor, fit, julia):
     main.add_command(command)
 
 

@@ -12,8 +12,8 @@ __all__ = ["RowReader", "read_ahead"]
 MAPPED_BYTES = 64 << 20
 """What a mapped file may take of memory before its pages are given back."""
 
-_FAULT_BYTES = 1 << 16
-"""What Linux maps with a single row that is read."""
+_FAULT_BYTES, _PIECE = 1 << 20, 64
+"""What Linux may map with a single row that is read, and how many rows are read in one go."""
 
 _SHARED = ("r", "r+", "w+")
 """Modes of a map whose pages can be dropped: what was written to them is the file's."""
@@ -32,19 +32,22 @@ class RowReader:
     def __init__(self, array: np.ndarray) -> None:
         self._array = array
         self._map = _mapping(array)
-        self._row_bytes = array.dtype.itemsize * int(np.prod(array.shape[1:]))
         self._touched = 0
 
     def __call__(self, index: slice | np.ndarray) -> np.ndarray:
         """Return the rows at `index`; of a slice of an array in memory it is a view."""
-        rows = np.asarray(self._array[index])
         if self._map is None:
-            return rows
+            return np.asarray(self._array[index])
         if isinstance(index, slice):
-            rows = rows.copy()
-            self._touched += rows.nbytes
-        else:
-            self._touched += len(rows) * (self._row_bytes + _FAULT_BYTES)
+            return self._read(index)
+        pieces = range(0, max(len(index), 1), _PIECE)
+        return np.concatenate([self._read(index[i : i + _PIECE]) for i in pieces])
+
+    def _read(self, index: slice | np.ndarray) -> np.ndarray:
+        """Return a copy of rows of a map, and give its pages back where they have become many."""
+        rows = np.array(self._array[index])
+        faults = 0 if isinstance(index, slice) else len(index)
+        self._touched += rows.nbytes + faults * _FAULT_BYTES
         if self._touched > MAPPED_BYTES:
             self._map.madvise(mmap.MADV_DONTNEED)
             self._touched = 0
