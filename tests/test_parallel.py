@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -55,7 +56,12 @@ def free_port():
 
 def start(folder, size, devices=1, **task):
     """Start the processes of a fit."""
-    flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    # pydeq keeps no programs of several processes; JAX's own cache does.
+    flags = {
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "JAX_COMPILATION_CACHE_DIR": str(Path(os.environ["PYDEQ_CACHE_DIR"]) / "jax"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
     port, processes = free_port(), []
     for rank in range(size):
         given = {"folder": str(folder), "rank": rank, "size": size, "port": port, **task}
