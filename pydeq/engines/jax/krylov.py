@@ -12,8 +12,8 @@ import jax.numpy as jnp
 
 __all__ = ["solve_linear"]
 
-WINDOW = 2
-"""Directions that are kept."""
+WINDOW = 1
+"""Directions that are kept. Two take as many products where the cell contracts, and longer."""
 
 PATIENCE, MAX_STEPS = 40, 480
 """In so many steps a row must halve its residual; and the most steps that it may take.
