@@ -9,6 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from xdist.scheduler import LoadFileScheduling
 
@@ -141,6 +142,21 @@ def machine(monkeypatch, tmp_path):
     yield tmp_path
     juliapkg.state.STATE.clear()
     juliapkg.state.STATE.update(before)
+
+
+@pytest.fixture
+def rng():
+    """A generator that draws the same in every test."""
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def close_figures():
+    """Leave no figure open."""
+    yield
+    import matplotlib.pyplot as plt
+
+    plt.close("all")
 
 
 @pytest.fixture(autouse=True)

@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgba
+from plot_cases import legend, offsets, shapes
 from sklearn.linear_model import SGDClassifier
 from sklearn.neural_network import MLPClassifier
 
@@ -19,35 +20,12 @@ from pydeq.errors import ConvergenceWarning
 from pydeq.fixed_points import fixed_point
 from pydeq.training import EpochRecord, History
 
-
-@pytest.fixture(autouse=True)
-def _close_figures():
-    yield
-    plt.close("all")
-
-
-@pytest.fixture
-def rng():
-    return np.random.default_rng(0)
+pytestmark = pytest.mark.usefixtures("close_figures")
 
 
 def line(ax, label):
     (found,) = [line for line in ax.get_lines() if line.get_label() == label]
     return found
-
-
-def legend(ax):
-    return [text.get_text() for text in ax.get_legend().get_texts()]
-
-
-def offsets(dots):
-    """The points of a scatter, (n, 2), which matplotlib keeps as a masked array."""
-    return np.asarray(dots.get_offsets())
-
-
-def shapes(ax):
-    """The distinct markers of the scatters."""
-    return {dots.get_paths()[0].vertices.tobytes() for dots in ax.collections}
 
 
 def history(n_epochs, loss=1.0, n_failed=0):

@@ -8,19 +8,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from PIL import Image
+from plot_cases import legend, offsets, shapes
 
 from pydeq import plot
 
-
-@pytest.fixture(autouse=True)
-def _close_figures():
-    yield
-    plt.close("all")
-
-
-@pytest.fixture
-def rng():
-    return np.random.default_rng(0)
+pytestmark = pytest.mark.usefixtures("close_figures")
 
 
 @pytest.fixture
@@ -30,20 +22,6 @@ def clusters(rng):
     centres = rng.normal(size=(3, 6)) * 5
     end = centres[y] + rng.normal(size=(60, 6))
     return np.linspace(0, 1, 5)[:, None, None] * end, y
-
-
-def legend(ax):
-    return [text.get_text() for text in ax.get_legend().get_texts()]
-
-
-def offsets(dots):
-    """The points of a scatter, (n, 2), which matplotlib keeps as a masked array."""
-    return np.asarray(dots.get_offsets())
-
-
-def shapes(ax):
-    """The distinct markers of the scatters."""
-    return {dots.get_paths()[0].vertices.tobytes() for dots in ax.collections}
 
 
 def pca(states, points):

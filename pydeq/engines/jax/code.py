@@ -1,6 +1,7 @@
 """What decides the code that is compiled, apart from the shapes of its arrays."""
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from pydeq.model import Adjoint, Loss, ModelSpec, OptimizerSpec, Solver, SolverSpec
 
@@ -44,28 +45,36 @@ class Code:
             loss=optimizer.loss,
         )
 
+    @cached_property
     def acting(self) -> "Code":
-        """Return the same without what `act` does not see."""
-        model = replace(self.forward().model, activation="identity", horizon=None)
-        return replace(self.forward(), model=model, solver="fixed_point", unroll=None)
+        """The same without what `act` does not see."""
+        model = replace(self.search.model, activation="identity", horizon=None)
+        return replace(self.search, model=model, solver="fixed_point", unroll=None)
 
+    @cached_property
     def cell(self) -> "Code":
-        """Return the same without what `start` and `apply_cell` do not see."""
-        return replace(self.forward(), solver="fixed_point", unroll=None)
+        """The same without what `start` and `apply_cell` do not see."""
+        return replace(self.search, solver="fixed_point", unroll=None)
 
-    def forward(self, compact: bool = False) -> "Code":
-        """Return the same without what `search` does not see."""
+    @cached_property
+    def search(self) -> "Code":
+        """The same without what `search` does not see."""
         stability = "none" if self.model.stability == "jacobian" else self.model.stability
         return replace(
             self,
             model=replace(self.model, stability=stability),
-            compact=compact,
             adjoint="jfb",
             unroll=self.unroll if self.model.horizon is not None else None,
             loss="squared_error",
         )
 
+    @cached_property
+    def compact_search(self) -> "Code":
+        """The same for a job that is large enough."""
+        return replace(self.search, compact=True)
+
+    @cached_property
     def training(self) -> "Code":
-        """Return the same without what `step` does not see."""
+        """The same without what `step` does not see."""
         solver = self.solver if self.unroll is not None else "fixed_point"
         return replace(self, solver=solver)

@@ -195,7 +195,7 @@ class JaxSession(AbstractSession):
     def _step(self, state: compiled.AdamState, batch: Batch, n_samples: int) -> compiled.Stepped:
         """Take an optimiser step from `state`, in a job of so many samples."""
         solved = self._solved(state, batch, n_samples)
-        return compiled.stepped(self._run(compiled.step, self._code.training(), state, *solved))
+        return compiled.stepped(self._run(compiled.step, self._code.training, state, *solved))
 
     def _solved(self, state: compiled.AdamState, batch: Batch, n_samples: int) -> tuple[Any, ...]:
         """Return what the gradient is made from, beside the state."""
@@ -210,17 +210,17 @@ class JaxSession(AbstractSession):
     ) -> tuple[jax.Array, jax.Array]:
         """Return this device's share of a step; see :func:`pydeq.engines.jax.compiled.share`."""
         solved = self._solved(state, batch, n_samples)
-        return self._run(compiled.share, self._code.training(), state.theta, *solved)
+        return self._run(compiled.share, self._code.training, state.theta, *solved)
 
     def updated(
         self, state: compiled.AdamState, sums: jax.Array, worst: jax.Array
     ) -> compiled.Stepped:
         """Take the step whose shares have these sums."""
-        code = self._code.training()
+        code = self._code.training
         return compiled.stepped(self._run(compiled.update, code, state, sums, worst, self._rates))
 
     def _act(self, theta: Vectors) -> Acting:
-        values = self._run(compiled.act, self._code.acting(), theta, self._contraction)
+        values = self._run(compiled.act, self._code.acting, theta, self._contraction)
         return dict(zip(acting_names(self._model), values, strict=True))
 
     def _act_now(self) -> Acting:
@@ -233,8 +233,8 @@ class JaxSession(AbstractSession):
         self, acting: Acting, x: jax.Array, weight: jax.Array, n_samples: int
     ) -> compiled.Found:
         """Dispatch the search for the samples that have a weight, in a job of so many samples."""
-        compact = n_samples >= COMPACTS_FROM
-        code = self._code.forward(compact)
+        is_large = n_samples >= COMPACTS_FROM
+        code = self._code.compact_search if is_large else self._code.search
         return compiled.Found(*self._run(compiled.search, code, acting, x, weight, self._controls))
 
     def equilibrium(self, x: np.ndarray) -> Equilibrium:
@@ -270,7 +270,7 @@ class JaxSession(AbstractSession):
         """See :meth:`AbstractSession.trajectory`."""
         parts = []
         with self.context():
-            acting, code = self._act_now(), self._code.cell()
+            acting, code = self._act_now(), self._code.cell
             for first, last, n_rows in chunks(len(x)):
                 u, h = compiled.start(code, acting, self._put(padded(x[first:last], n_rows)))
                 states = [u]
@@ -292,7 +292,7 @@ class JaxSession(AbstractSession):
         }
 
     def _named(self, vectors: Vectors) -> Params:
-        named = from_vectors(self._model, tuple(np.array(vector) for vector in vectors))
+        named = from_vectors(self._model, tuple(np.asarray(vector) for vector in vectors))
         return {name: value.copy() for name, value in named.items()}
 
     def close(self) -> None:
