@@ -104,16 +104,28 @@ def open_session(model=MODEL, solver=SPECS.solver, optimizer=SPECS.optimizer):
 
 
 def train(n, batch_size, **specs):
+    """Return the weights after an epoch."""
     session = open_session(**specs)
     rng = np.random.default_rng(0)
     session.load_data(rng.normal(size=(n, 3)), rng.normal(size=(n, 2)), np.ones(n))
     session.train_epoch(np.arange(n), batch_size)
+    return session.params()
 
 
 def test_an_epoch_needs_three_programs_whatever_its_last_batch():
     assert programs_of(lambda: train(26, 8)) == 3  # what acts, the search, the step
     for n in (25, 17):
         assert programs_of(lambda n=n: train(n, 8)) == 0
+
+
+def test_a_step_of_a_large_job_is_one_program_with_the_same_result(monkeypatch):
+    model = replace(MODEL, n_state=7, stability="contractive")
+    weights = train(200, 100, model=model)
+    monkeypatch.setattr("pydeq.engines.jax.session.LARGE_JOB", 200)
+    again = {}
+    assert programs_of(lambda: again.update(train(200, 100, model=model))) == 1
+    for name, value in weights.items():
+        np.testing.assert_allclose(again[name], value, rtol=1e-8, atol=1e-12)
 
 
 def test_training_sets_of_about_one_size_share_their_programs():

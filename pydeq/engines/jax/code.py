@@ -78,3 +78,8 @@ class Code:
         """The same without what `step` does not see."""
         solver = self.solver if self.unroll is not None else "fixed_point"
         return replace(self, solver=solver)
+
+    @cached_property
+    def whole_step(self) -> "Code":
+        """The same for a job that is large enough."""
+        return replace(self, compact=True)

@@ -44,11 +44,16 @@ class Program:
     The arrays, in any tree, lie on the device that it runs on. The code may depend on the
     description, on the tree, and on the shapes and dtypes in it; where one of these is new, it is
     compiled, or found in the cache.
+
+    Attributes
+    ----------
+    function : callable
+        What is compiled, for another program to be made of.
     """
 
     def __init__(self, function: Callable[..., tuple[jax.Array, ...]]) -> None:
         functools.update_wrapper(self, function)
-        self._function = function
+        self.function = function
 
     def __call__(self, code: Hashable, *args: Any) -> Any:
         """Run it, compiling it first if need be."""
@@ -59,7 +64,7 @@ class Program:
         leaves, tree = jax.tree.flatten(args)
         shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
         (device,) = leaves[0].devices()
-        key = (self._function, code, tree, shapes, device)
+        key = (self.function, code, tree, shapes, device)
         with _lock:
             run = _programs.get(key)
             if run is not None:
@@ -77,7 +82,7 @@ class Program:
         # A program that was kept is of the only device of its process, or the first.
         if cache.is_used() and device.id == 0 and jax.process_count() == 1:
             shapes = [f"{leaf.dtype}{leaf.shape}" for leaf in leaves]
-            key = f"{self._function.__name__} {code} {jax.tree.structure(args)} {shapes}\n"
+            key = f"{self.function.__name__} {code} {jax.tree.structure(args)} {shapes}\n"
             key += _surroundings(device)
             kept = cache.find(key)
         if kept is not None:
@@ -93,9 +98,9 @@ class Program:
         self, code: Hashable, args: tuple, leaves: list[jax.Array], key: str, device: Device
     ) -> Run:
         _counts["compiled"] += 1
-        _log.info("Compiling %s", self._function.__name__)
+        _log.info("Compiling %s", self.function.__name__)
         # No argument is left out, so that a program that was kept takes the same list.
-        jitted = jax.jit(functools.partial(self._function, code), keep_unused=True)
+        jitted = jax.jit(functools.partial(self.function, code), keep_unused=True)
         lowered = jitted.lower(*args)
         compiled = lowered.compile()
         # What calls back into Python or LAPACK needs more than XLA's own bytes.

@@ -21,6 +21,7 @@ from pydeq.engines.jax.cell import Acting
 from pydeq.engines.jax.code import Code
 from pydeq.engines.jax.device import Device, own_settings
 from pydeq.engines.jax.layers import acting_names
+from pydeq.engines.jax.optimizer import AdamState, Rates
 from pydeq.engines.jax.programs import Program, Run
 from pydeq.engines.jax.solvers import Controls
 from pydeq.engines.jax.vectors import Vectors, from_vectors, groups
@@ -44,8 +45,11 @@ CHUNKS_IN_FLIGHT = 1
 IN_FLIGHT = 4
 """Batches that are dispatched before the first is waited for, so that Ctrl-C is heard soon."""
 
-COMPACTS_FROM = 10_000
-"""Rows of a job from which a search goes on in smaller batches: the copies of its loop then pay."""
+LARGE_JOB = 10_000
+"""Rows of a job from which it pays to compile more, for work that is done quicker.
+
+A search goes on in smaller batches, which takes copies of its loop; a step is one program.
+"""
 
 
 @final
@@ -71,7 +75,7 @@ class JaxSession(AbstractSession):
         with self.context():
             self._controls = self._put_controls(model, solver)
             self._contraction = self._put(model.contraction)
-            self._rates = compiled.Rates(
+            self._rates = Rates(
                 self._put(optimizer.learning_rate),
                 self._put(optimizer.alpha),
                 self._put(optimizer.jacobian_penalty),
@@ -104,7 +108,7 @@ class JaxSession(AbstractSession):
             self._put(model.horizon or 0.0),
         )
 
-    def _put_state(self, params: Params, saved: Params) -> compiled.AdamState:
+    def _put_state(self, params: Params, saved: Params) -> AdamState:
         def put(values: Params) -> Vectors:
             # A copy: on a CPU the device may read the array in place.
             return tuple(
@@ -118,7 +122,7 @@ class JaxSession(AbstractSession):
             return put({name: saved[f"{kind}.{name}"] for name in params})
 
         count = self._put(saved.get("count", 0), np.int32)
-        return compiled.AdamState(put(params), moment("m"), moment("v"), count)
+        return AdamState(put(params), moment("m"), moment("v"), count)
 
     def load_data(self, x: np.ndarray, target: np.ndarray, weight: np.ndarray) -> None:
         """See :meth:`AbstractSession.load_data`."""
@@ -154,11 +158,11 @@ class JaxSession(AbstractSession):
         return epoch_report(reports)
 
     @property
-    def state(self) -> compiled.AdamState:
+    def state(self) -> AdamState:
         """What the next epoch begins with."""
         return self._state
 
-    def end_epoch(self, state: compiled.AdamState) -> None:
+    def end_epoch(self, state: AdamState) -> None:
         """Take over the state at the end of an epoch."""
         self._state, self._acting = state, None
         self._epoch += 1
@@ -192,12 +196,15 @@ class JaxSession(AbstractSession):
             run = self._bound[program] = program.bind(code, *args)
         return run(jax.tree.leaves(args))
 
-    def _step(self, state: compiled.AdamState, batch: Batch, n_samples: int) -> compiled.Stepped:
+    def _step(self, state: AdamState, batch: Batch, n_samples: int) -> compiled.Stepped:
         """Take an optimiser step from `state`, in a job of so many samples."""
+        if n_samples >= LARGE_JOB:
+            given = state, self._contraction, batch, self._controls, self._rates
+            return compiled.stepped(self._run(compiled.whole_step, self._code.whole_step, *given))
         solved = self._solved(state, batch, n_samples)
         return compiled.stepped(self._run(compiled.step, self._code.training, state, *solved))
 
-    def _solved(self, state: compiled.AdamState, batch: Batch, n_samples: int) -> tuple[Any, ...]:
+    def _solved(self, state: AdamState, batch: Batch, n_samples: int) -> tuple[Any, ...]:
         """Return what the gradient is made from, beside the state."""
         acting = self._act(state.theta)
         found = None
@@ -205,16 +212,12 @@ class JaxSession(AbstractSession):
             found = self._search(acting, batch.x, batch.weight, n_samples)
         return acting, batch, found, self._controls, self._rates
 
-    def share(
-        self, state: compiled.AdamState, batch: Batch, n_samples: int
-    ) -> tuple[jax.Array, jax.Array]:
+    def share(self, state: AdamState, batch: Batch, n_samples: int) -> tuple[jax.Array, jax.Array]:
         """Return this device's share of a step; see :func:`pydeq.engines.jax.compiled.share`."""
         solved = self._solved(state, batch, n_samples)
         return self._run(compiled.share, self._code.training, state.theta, *solved)
 
-    def updated(
-        self, state: compiled.AdamState, sums: jax.Array, worst: jax.Array
-    ) -> compiled.Stepped:
+    def updated(self, state: AdamState, sums: jax.Array, worst: jax.Array) -> compiled.Stepped:
         """Take the step whose shares have these sums."""
         code = self._code.training
         return compiled.stepped(self._run(compiled.update, code, state, sums, worst, self._rates))
@@ -233,7 +236,7 @@ class JaxSession(AbstractSession):
         self, acting: Acting, x: jax.Array, weight: jax.Array, n_samples: int
     ) -> compiled.Found:
         """Dispatch the search for the samples that have a weight, in a job of so many samples."""
-        is_large = n_samples >= COMPACTS_FROM
+        is_large = n_samples >= LARGE_JOB
         code = self._code.compact_search if is_large else self._code.search
         return compiled.Found(*self._run(compiled.search, code, acting, x, weight, self._controls))
 
