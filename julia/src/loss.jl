@@ -9,11 +9,13 @@ Return the loss of a batch, without penalties.
 
 `squared_error`: mean over outputs and weighted mean over samples of the squares;
 `log_loss`: weighted mean over samples of the softmax cross-entropy, `output` being logits. `output`
-and `target` are (n_outputs, n), `weight` is (1, n) and not all zero.
+is (n_outputs, n), `target` too or, for `log_loss`, (n,): classes, from 1; `weight` is (1, n) and not
+all zero.
 """
 function loss_value(name::Symbol, output, target, weight)
     if name === :log_loss
-        per_sample = -sum(target .* log_softmax(output); dims = 1)
+        is_class = @ignore_derivatives (1:size(output, 1)) .== reshape(target, 1, :)
+        per_sample = -sum(is_class .* log_softmax(output); dims = 1)
         return sum(weight .* per_sample) / sum(weight)
     end
     return sum(weight .* abs2.(output .- target)) / (size(output, 1) * sum(weight))

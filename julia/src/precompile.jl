@@ -25,7 +25,8 @@ end
 function fit_and_predict(session::Session{T}) where {T}
     n_features = size(first(get_arrays(session)), 2)
     x = T.(reshape(1:(3n_features), n_features, 3)) ./ T(3n_features)
-    load_data!(session, x, ones(T, 2, 3), ones(T, 3))
+    target = session.training.loss === :log_loss ? Int32[1, 2, 1] : ones(T, 2, 3)
+    load_data!(session, x, target, ones(T, 3))
     saved = snapshot(session)
     train_batch!(session, [1, 2, 3], ones(T, 2))
     restore!(session, saved)

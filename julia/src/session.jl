@@ -205,16 +205,20 @@ end
 """
     load_data!(session, x, target, weight)
 
-Make copies of the training data resident: `x` (n_features, n), `target` (n_outputs, n), one-hot
-for `log_loss`, `weight` (n,), not negative.
+Make copies of the training data resident: `x` (n_features, n), of any real element type, which
+batches alone are converted from; `target` (n_outputs, n) or, for `log_loss`, (n,), classes from 1;
+`weight` (n,), not negative.
 """
 function load_data!(session::Session{T}, x, target, weight) where {T}
     session.data = (
-        to_device(session.device, Array{T}(x)), to_device(session.device, Array{T}(target)),
+        to_device(session.device, x), to_device(session.device, as_target(T, target)),
         Array{T}(weight),
     )
     return nothing
 end
+
+as_target(::Type{T}, values::AbstractMatrix) where {T} = Array{T}(values)
+as_target(::Type, classes::AbstractVector) = Array{Int32}(classes)
 
 """
     equilibrium(session, x; each = false) -> (; state, output, residual, n_evals, converged)

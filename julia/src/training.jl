@@ -62,7 +62,8 @@ function batch_gradient(session::Session{T}, x, target, weight, probe) where {T}
     while !isempty(active)
         tape = Tape()
         everyone = length(active) == length(weight)
-        batch = everyone ? (x, target, weight) : (x[:, active], target[:, active], weight[active])
+        batch = everyone ? (x, target, weight) :
+            (x[:, active], samples(target, active), weight[active])
         value, back = Zygote.pullback(session.theta) do theta
             batch_loss(theta, session, batch..., probe, tape)
         end
@@ -103,8 +104,8 @@ function train_batch!(session::Session{T}, indices::AbstractVector{<:Integer}, p
     x, target, weight = session.data
     indices = Vector{Int}(indices)
     loss, gradient, report = batch_gradient(
-        session, x[:, indices], target[:, indices], weight[indices],
-        to_device(session.device, Array{T}(probe)),
+        session, convert(AbstractArray{T}, x[:, indices]), samples(target, indices),
+        weight[indices], to_device(session.device, Array{T}(probe)),
     )
     report.weight > 0 && step!(session, gradient)
     return (
@@ -114,6 +115,9 @@ function train_batch!(session::Session{T}, indices::AbstractVector{<:Integer}, p
         n_failed = count(!, report.converged),
     )
 end
+
+samples(values::AbstractMatrix, indices) = values[:, indices]
+samples(classes::AbstractVector, indices) = classes[indices]
 
 worst(residuals) = Float64(maximum(r -> isnan(r) ? oftype(r, Inf) : r, residuals; init = 0))
 
@@ -135,7 +139,8 @@ gradient of an encoder that is not trained is zero.
 function loss_and_grad(session::Session{T}, x, target, weight, probe) where {T}
     move(array) = to_device(session.device, Array{T}(array))
     loss, gradient, _ = batch_gradient(
-        session, move(x), move(target), Array{T}(weight), move(probe)
+        session, move(x), to_device(session.device, as_target(T, target)), Array{T}(weight),
+        move(probe),
     )
     return Float64(loss), unflatten(session, gradient)
 end

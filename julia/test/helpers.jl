@@ -50,11 +50,11 @@ end
 function random_batch(s, T = Float64; n = 8, seed = 1)
     rng = Xoshiro(seed)
     x = randn(rng, s.n_features, n)
-    target = randn(rng, s.n_outputs, n)
+    target = T.(randn(rng, s.n_outputs, n))
     if s.loss == "log_loss"
-        target = Float64.(I(s.n_outputs)[:, rand(rng, 1:(s.n_outputs), n)])
+        target = rand(rng, 1:(s.n_outputs), n)
     end
-    return T.(x), T.(target), T.(0.5 .+ 1.5 .* rand(rng, n))
+    return T.(x), target, T.(0.5 .+ 1.5 .* rand(rng, n))
 end
 
 width(s) = something(s.n_state, s.n_features)

@@ -120,9 +120,9 @@ class JuliaSession(AbstractSession):
         return self._julia.array(julia_view(value, self._dtype))
 
     def _target(self, target: np.ndarray) -> Any:
-        """Hand over values, or classes as one-hot columns."""
+        """Hand over values, or classes, which Julia counts from 1."""
         if target.ndim == 1:
-            target = np.eye(self._model.n_outputs, dtype=self._dtype)[target]
+            return self._julia.array(target + np.int32(1))
         return self._array(target)
 
     def _vector(self, values: Any) -> Any:
@@ -157,7 +157,10 @@ class JuliaSession(AbstractSession):
 
     def load_data(self, x: np.ndarray, target: np.ndarray, weight: np.ndarray) -> None:
         """See :meth:`AbstractSession.load_data`."""
-        self._call("load_data_b", self._array(x), self._target(target), self._array(weight))
+        # Julia converts a batch at a time, of what it has a type for.
+        dtype = x.dtype if x.dtype.kind in "biuf" and x.dtype.itemsize <= 8 else self._dtype
+        samples = self._julia.array(julia_view(x, dtype.newbyteorder("=")))
+        self._call("load_data_b", samples, self._target(target), self._array(weight))
         self._n_loaded = len(x)
 
     def train_epoch(
