@@ -121,7 +121,7 @@ def test_an_epoch_needs_three_programs_whatever_its_last_batch():
 def test_a_step_of_a_large_job_is_one_program_with_the_same_result(monkeypatch):
     model = replace(MODEL, n_state=7, stability="contractive")
     weights = train(200, 100, model=model)
-    monkeypatch.setattr("pydeq.engines.jax.session.LARGE_JOB", 200)
+    monkeypatch.setattr("pydeq.engines.jax.code.LARGE_JOB", 200)
     again = {}
     assert programs_of(lambda: again.update(train(200, 100, model=model))) == 1
     for name, value in weights.items():
@@ -133,9 +133,10 @@ def test_training_sets_of_about_one_size_share_their_programs():
     assert programs_of(lambda: train(135, 200)) == 0
 
 
-def test_a_prediction_shares_the_training_s_search():
-    train(150, 200)
-    x = np.zeros((140, 3))
+@pytest.mark.parametrize(("n", "n_predicted"), [(150, 140), (450, 950)])
+def test_a_prediction_shares_the_training_s_search(n, n_predicted):
+    train(n, 200)
+    x = np.zeros((n_predicted, 3))
     assert programs_of(lambda: open_session().equilibrium(x)) == 0
 
 
@@ -149,7 +150,7 @@ def test_predictions_of_any_size_need_few_programs():
             assert len(session.equilibrium(x[:n]).state) == n
 
     assert programs_of(lambda: predict(7, 150, 1000)) <= 4  # one is what acts
-    assert programs_of(lambda: predict(*range(1, 1100, 40), 3000)) <= 2
+    assert programs_of(lambda: predict(*range(1, 1100, 40), 3000)) <= 3
 
 
 def test_other_numbers_need_no_program():
@@ -177,26 +178,36 @@ def test_an_estimator_needs_no_program_that_one_of_its_shape_had():
 def test_the_programs_in_memory_are_bounded(monkeypatch):
     monkeypatch.setattr(programs, "MOST_PROGRAMS", 3)
     session = open_session()
-    for n in (10, 100, 200, 1000):
+    for n in (10, 100, 150, 200):
         session.equilibrium(np.zeros((n, 3)))
-    assert programs_of(lambda: session.equilibrium(np.zeros((1000, 3)))) == 0
+    assert programs_of(lambda: session.equilibrium(np.zeros((200, 3)))) == 0
     assert programs_of(lambda: session.equilibrium(np.zeros((10, 3)))) == 1  # it was let go
 
 
-@pytest.mark.parametrize("n", [1, 8, 9, 64, 65, 200, 257, 1000, 1024, 60000])
+def test_a_release_of_xla_without_the_option_compiles_as_well(monkeypatch):
+    expected = train(10, 10)
+    monkeypatch.setattr(programs, "QUICK", {"no_such_option": True})
+    model = replace(MODEL, activation="logistic")
+    assert programs_of(lambda: train(10, 10, model=model)) == 2  # what acts is the same
+    assert train(10, 10, model=model).keys() == expected.keys()
+
+
+@pytest.mark.parametrize("n", [1, 8, 9, 50, 51, 200, 257, 1000, 1024, 60000])
 def test_padding_is_bounded_and_its_sizes_are_few(n):
     rows = padded_size(n)
-    assert n <= rows <= max(64 * -(-n // 64), 256 * -(-n // 256) * (n > 256), 1.125 * n)
+    assert n <= rows <= max(50 * -(-n // 50), 200 * -(-n // 200) * (n > 200), 1.125 * n)
     assert len({padded_size(k) for k in range(n, 2 * n)}) <= 10
 
 
-@pytest.mark.parametrize("n", [1, 64, 150, 512, 513, 1024, 1025, 10_000])
+@pytest.mark.parametrize("n", [1, 50, 150, 501, 999, 1001, 1500, 1501, 10_000])
 def test_the_pieces_of_a_prediction_cover_it(n):
     pieces = list(chunks(n))
     assert [i for first, last, _ in pieces for i in range(first, last)] == list(range(n))
     assert all(last - first <= rows for first, last, rows in pieces)
-    assert sum(rows for *_, rows in pieces) <= max(n + 64, 1.1 * n, 1024 * (512 < n <= 1024))
-    assert {rows for *_, rows in pieces} <= {64, 128, 192, 256, 1024}
+    assert sum(rows for *_, rows in pieces) < n + (
+        50 if n <= 200 else 200 if n % 1000 <= 500 else 500
+    )
+    assert {rows for *_, rows in pieces} <= {50, 100, 150, 200, 1000}
 
 
 # --- the user's own JAX ---

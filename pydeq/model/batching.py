@@ -6,10 +6,13 @@ import numpy as np
 
 __all__ = ["chunks", "epoch_order", "iter_batches", "iter_blocks", "padded_size", "probes"]
 
-STEP, SMALL, CHUNK = 64, 256, 1024
-"""Rows: what small batches are a multiple of; what a small one is; the most of a prediction's."""
+STEP, SMALL, CHUNK = 50, 200, 1000
+"""Rows: what small batches are a multiple of; what a small one is; the most of a prediction's.
 
-BLOCK_BYTES, BLOCK_ROWS = 16 << 20, 16_384
+`SMALL` is the estimators' default of `batch_size`, so that a fit's search serves predictions.
+"""
+
+BLOCK_BYTES, BLOCK_ROWS = 16 << 20, 16_000
 """The most that is converted and checked at once."""
 
 
@@ -28,13 +31,13 @@ def iter_batches(order: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
 
 
 def iter_blocks(n: int, row_bytes: int) -> Iterator[slice]:
-    """Yield slices of `n` rows, in order, each of about 16 MiB and at most 16,384 rows.
+    """Yield slices of `n` rows, in order, each of about 16 MiB and at most 16,000 rows.
 
-    Large blocks are multiples of 1024 rows, which engines compile for.
+    Large blocks are multiples of 1000 rows, which engines compile for.
     """
     size = min(max(1, BLOCK_BYTES // max(row_bytes, 1)), BLOCK_ROWS)
-    if size > 1024:
-        size -= size % 1024
+    if size > CHUNK:
+        size -= size % CHUNK
     for start in range(0, n, size):
         yield slice(start, min(start + size, n))
 
@@ -51,8 +54,8 @@ def probes(seed: int, epoch: int, n_batches: int, n_state: int, dtype: np.dtype)
 def padded_size(n: int) -> int:
     """Return the number of rows that a batch of `n` samples is padded to.
 
-    An engine that compiles for every shape then compiles for few: multiples of 64 up to 256, of 256
-    up to 1024, and above that at most eight sizes an octave.
+    An engine that compiles for every shape then compiles for few: multiples of 50 up to 200, of 200
+    up to 2000, and above that at most eight sizes an octave.
     """
     step = STEP if n <= SMALL else max(SMALL, 1 << (n - 1).bit_length() - 4)
     return max(-(-n // step), 1) * step
@@ -61,11 +64,11 @@ def padded_size(n: int) -> int:
 def chunks(n: int) -> Iterator[tuple[int, int, int]]:
     """Yield first and last index, and rows to pad to, of the pieces in which `n` are predicted.
 
-    What is up to half a chunk goes in small ones, so that there are five sizes in all.
+    Up to a chunk goes in small ones, and so does the end of more if it is up to half a chunk: there
+    are five sizes in all, and no job needs more than two.
     """
-    first = 0
+    first, small = 0, padded_size(min(n, SMALL))
     while first < n:
-        left = n - first
-        rows = CHUNK if left > CHUNK // 2 else padded_size(min(left, SMALL))
+        rows = CHUNK if n > CHUNK and n - first > CHUNK // 2 else small
         yield first, min(first + rows, n), rows
         first += rows

@@ -7,6 +7,14 @@ from pydeq.model import Adjoint, Loss, ModelSpec, OptimizerSpec, Solver, SolverS
 
 __all__ = ["Code"]
 
+SMALL_JOB, LARGE_JOB = 1_000, 10_000
+"""Rows up to which a job should compile in little time, and from which it should run in little.
+
+On a CPU a small job is compiled by XLA's older emitters: in two thirds of the time, to code that
+takes a tenth longer. In a large one a search goes on in smaller batches, each with its copy of the
+loop, and a step is one program.
+"""
+
 
 @dataclass(frozen=True)
 class Code:
@@ -17,6 +25,8 @@ class Code:
     model : ModelSpec
         With standard values in the place of numbers that are arguments.
     solver : str
+    quick : bool
+        Whether to compile in little time.
     compact : bool
         Whether a search goes on in smaller batches when most of its samples are done.
     adjoint : str
@@ -27,6 +37,7 @@ class Code:
 
     model: ModelSpec
     solver: Solver
+    quick: bool
     compact: bool
     adjoint: Adjoint
     unroll: int | None
@@ -39,22 +50,38 @@ class Code:
         return cls(
             model=replace(model, contraction=0.5, horizon=None if model.horizon is None else 1.0),
             solver=solver.name,
+            quick=False,
             compact=False,
             adjoint=solver.adjoint,
             unroll=solver.max_steps if through else None,
             loss=optimizer.loss,
         )
 
+    def of_job(self, n_samples: int) -> "Code":
+        """Return the same for a job of so many samples."""
+        if n_samples >= LARGE_JOB:
+            return self._large
+        return self._small if n_samples <= SMALL_JOB else self
+
+    @cached_property
+    def _small(self) -> "Code":
+        return replace(self, quick=True)
+
+    @cached_property
+    def _large(self) -> "Code":
+        return replace(self, compact=True)
+
     @cached_property
     def acting(self) -> "Code":
-        """The same without what `act` does not see."""
+        """The same without what `act` does not see; products are most of its work."""
         model = replace(self.search.model, activation="identity", horizon=None)
-        return replace(self.search, model=model, solver="fixed_point", unroll=None)
+        code = replace(self.search, model=model, solver="fixed_point", unroll=None)
+        return replace(code, quick=True, compact=False)
 
     @cached_property
     def cell(self) -> "Code":
         """The same without what `start` and `apply_cell` do not see."""
-        return replace(self.search, solver="fixed_point", unroll=None)
+        return replace(self.search, solver="fixed_point", unroll=None, compact=False)
 
     @cached_property
     def search(self) -> "Code":
@@ -69,17 +96,7 @@ class Code:
         )
 
     @cached_property
-    def compact_search(self) -> "Code":
-        """The same for a job that is large enough."""
-        return replace(self.search, compact=True)
-
-    @cached_property
-    def training(self) -> "Code":
+    def step(self) -> "Code":
         """The same without what `step` does not see."""
         solver = self.solver if self.unroll is not None else "fixed_point"
-        return replace(self, solver=solver)
-
-    @cached_property
-    def whole_step(self) -> "Code":
-        """The same for a job that is large enough."""
-        return replace(self, compact=True)
+        return replace(self, solver=solver, compact=False)

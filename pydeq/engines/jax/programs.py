@@ -23,6 +23,9 @@ __all__ = ["MOST_PROGRAMS", "Program", "Run", "counts"]
 MOST_PROGRAMS = 64
 """Kept in memory; those that were used longest ago go first. A width takes about five."""
 
+QUICK: dict[str, str | bool] = {"xla_cpu_use_fusion_emitters": False}
+"""Options of XLA for code that has the attribute `quick`."""
+
 Run = Callable[[list[jax.Array]], Any]
 """A compiled program: a list of arrays to a tuple of arrays."""
 
@@ -102,12 +105,21 @@ class Program:
         # No argument is left out, so that a program that was kept takes the same list.
         jitted = jax.jit(functools.partial(self.function, code), keep_unused=True)
         lowered = jitted.lower(*args)
-        compiled = lowered.compile()
+        quick = device.platform == "cpu" and getattr(code, "quick", False)
+        compiled = _compile_quickly(lowered) if quick else lowered.compile()
         # What calls back into Python or LAPACK needs more than XLA's own bytes.
         if key and "custom_call" not in lowered.as_text():
             _keep(key, compiled.runtime_executable(), device, leaves)
         tree = jax.tree.structure(args)
         return lambda leaves: compiled(*jax.tree.unflatten(tree, leaves))
+
+
+def _compile_quickly(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
+    try:
+        return lowered.compile(compiler_options=QUICK)
+    except Exception as error:  # another release of XLA may not know the option
+        _log.info("Compiled without %s: %s", QUICK, error)
+        return lowered.compile()
 
 
 def _keep(key: str, executable: Any, device: Device, leaves: list[jax.Array]) -> None:

@@ -45,12 +45,6 @@ CHUNKS_IN_FLIGHT = 1
 IN_FLIGHT = 4
 """Batches that are dispatched before the first is waited for, so that Ctrl-C is heard soon."""
 
-LARGE_JOB = 10_000
-"""Rows of a job from which it pays to compile more, for work that is done quicker.
-
-A search goes on in smaller batches, which takes copies of its loop; a step is one program.
-"""
-
 
 @final
 class JaxSession(AbstractSession):
@@ -198,28 +192,30 @@ class JaxSession(AbstractSession):
 
     def _step(self, state: AdamState, batch: Batch, n_samples: int) -> compiled.Stepped:
         """Take an optimiser step from `state`, in a job of so many samples."""
-        if n_samples >= LARGE_JOB:
+        code = self._code.of_job(n_samples)
+        if code.compact:
             given = state, self._contraction, batch, self._controls, self._rates
-            return compiled.stepped(self._run(compiled.whole_step, self._code.whole_step, *given))
-        solved = self._solved(state, batch, n_samples)
-        return compiled.stepped(self._run(compiled.step, self._code.training, state, *solved))
+            return compiled.stepped(self._run(compiled.whole_step, code, *given))
+        solved = self._solved(code, state, batch)
+        return compiled.stepped(self._run(compiled.step, code.step, state, *solved))
 
-    def _solved(self, state: AdamState, batch: Batch, n_samples: int) -> tuple[Any, ...]:
+    def _solved(self, code: Code, state: AdamState, batch: Batch) -> tuple[Any, ...]:
         """Return what the gradient is made from, beside the state."""
         acting = self._act(state.theta)
         found = None
-        if self._code.unroll is None:
-            found = self._search(acting, batch.x, batch.weight, n_samples)
+        if code.unroll is None:
+            found = self._search(code, acting, batch.x, batch.weight)
         return acting, batch, found, self._controls, self._rates
 
     def share(self, state: AdamState, batch: Batch, n_samples: int) -> tuple[jax.Array, jax.Array]:
         """Return this device's share of a step; see :func:`pydeq.engines.jax.compiled.share`."""
-        solved = self._solved(state, batch, n_samples)
-        return self._run(compiled.share, self._code.training, state.theta, *solved)
+        code = self._code.of_job(n_samples)
+        solved = self._solved(code, state, batch)
+        return self._run(compiled.share, code.step, state.theta, *solved)
 
     def updated(self, state: AdamState, sums: jax.Array, worst: jax.Array) -> compiled.Stepped:
         """Take the step whose shares have these sums."""
-        code = self._code.training
+        code = self._code.step
         return compiled.stepped(self._run(compiled.update, code, state, sums, worst, self._rates))
 
     def _act(self, theta: Vectors) -> Acting:
@@ -233,22 +229,21 @@ class JaxSession(AbstractSession):
         return self._acting
 
     def _search(
-        self, acting: Acting, x: jax.Array, weight: jax.Array, n_samples: int
+        self, code: Code, acting: Acting, x: jax.Array, weight: jax.Array
     ) -> compiled.Found:
-        """Dispatch the search for the samples that have a weight, in a job of so many samples."""
-        is_large = n_samples >= LARGE_JOB
-        code = self._code.compact_search if is_large else self._code.search
-        return compiled.Found(*self._run(compiled.search, code, acting, x, weight, self._controls))
+        """Dispatch the search for the samples that have a weight."""
+        given = acting, x, weight, self._controls
+        return compiled.Found(*self._run(compiled.search, code.search, *given))
 
     def equilibrium(self, x: np.ndarray) -> Equilibrium:
         """See :meth:`AbstractSession.equilibrium`."""
         parts, in_flight = [], deque()
         with self.context():
-            acting = self._act_now()
+            acting, code = self._act_now(), self._code.of_job(len(x))
             for first, last, n_rows in chunks(len(x)):
                 chunk = self._put(padded(x[first:last], n_rows))
                 there = self._put(np.arange(n_rows) < last - first)
-                found = self._search(acting, chunk, there, len(x))
+                found = self._search(code, acting, chunk, there)
                 in_flight.append(found[:5])
                 if len(in_flight) > CHUNKS_IN_FLIGHT:
                     parts.append(jax.device_get(in_flight.popleft()))
