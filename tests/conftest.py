@@ -56,6 +56,11 @@ def pytest_configure(config):
         config.add_cleanup(lambda: shutil.rmtree(os.environ.pop(CACHE), ignore_errors=True))
 
 
+def pytest_sessionstart(session):
+    # What is tested is not LLVM: without its optimisations the tests take half of the time.
+    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
+
 def pytest_addoption(parser):
     parser.addoption(
         "--fuzz",

@@ -122,12 +122,12 @@ def training_case():
     return (model, solver, optimizer, params), (x, y.astype(np.int32), np.ones(len(x))), batches
 
 
-def train(engine):
+def train(engine, n_steps=N_STEPS):
     """Return the loss of every step of the training, and the weights after the last."""
     args, data, batches = training_case()
     session = engine.open(*args)
     session.load_data(*data)
-    loss = [session.train_epoch(batch, len(batch)).loss for batch in batches]
+    loss = [session.train_epoch(batch, len(batch)).loss for batch in batches[:n_steps]]
     params = session.params()
     session.close()
     return np.array(loss), params

@@ -30,7 +30,7 @@ def test_runs(name, tmp_path):
         # The Julia engine has tests of its own, of MNIST a part is enough, and nothing is
         # downloaded: at that proxy nothing listens.
         env={
-            **os.environ,
+            **{name: value for name, value in os.environ.items() if name != "XLA_FLAGS"},
             "MPLBACKEND": "Agg",
             "PYTHON_JULIACALL_EXE": "none",
             "PYDEQ_FAST": "1",

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pydeq import DEQClassifier, DEQRegressor
+
 SCRIPT = """
 import json, os, sys
 task = json.loads(sys.argv[1])
@@ -107,10 +109,22 @@ def error(found, expected):
     return max(np.abs(found[n] - v).max() / np.abs(v).max() for n, v in expected.items() if v.any())
 
 
-@pytest.mark.parametrize("kind", ["classifier", "regressor"])
-def test_two_processes_and_two_devices_learn_what_one_does(kind, folder):
+def fit_here(folder, cls, **changes):
+    """Return what this process alone learns of the same task."""
+    X, y = np.load(folder / "X.npy"), np.load(folder / "y.npy")
+    given = {"n_state": 6, "hidden_layer_sizes": 8, "batch_size": 30, "max_iter": 3, "tol": 0.0}
+    model = cls(**{**given, "engine": "jax", "random_state": 0, **changes}).fit(X, y)
+    names = [n for n in ("target_mean_", "classes_") if hasattr(model, n)]
+    return {"loss": np.array(model.loss_curve_), **model.params_} | {
+        name: getattr(model, name) for name in names
+    }
+
+
+@pytest.mark.parametrize("cls", [DEQClassifier, DEQRegressor])
+def test_two_processes_and_two_devices_learn_what_one_does(cls, folder):
+    kind = "classifier" if cls is DEQClassifier else "regressor"
     changes = {"early_stopping": True, "validation_fraction": 0.2}
-    (one,) = fit(folder, 1, "one", kind=kind, changes=changes)
+    one = fit_here(folder, cls, **changes)
     (devices,) = fit(folder, 1, "devices", devices=2, kind=kind, changes=changes)
     both = fit(folder, 2, "both", kind=kind, changes=changes)
     assert error(devices, one) < 1e-11
@@ -124,7 +138,7 @@ def test_each_process_may_have_rows_of_its_own(folder):
     y[::2] += 10.0  # the first process has other values, and another mean
     np.save(folder / "y.npy", y)
     task = {"kind": "regressor", "changes": {"batch_size": 200}}
-    (one,) = fit(folder, 1, "one", **task)
+    one = fit_here(folder, DEQRegressor, **task["changes"])
     own = fit(folder, 2, "own", rows="own", **task)
     assert error(own[0], one) < 1e-11
     assert all(np.array_equal(own[1][name], value) for name, value in own[0].items())
