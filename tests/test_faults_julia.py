@@ -221,7 +221,7 @@ def test_install_says_how_to_take_another_julia(machine, monkeypatch):
 )
 def test_the_last_test_of_install_has_an_end(code, working, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(install, "_TEST_SECONDS", 1.5)
-    monkeypatch.setattr(install, "_TEST_PRINTS", 10_000)
+    monkeypatch.setattr(probe, "MAX_SHOWN", 10_000)
     python = script(
         tmp_path / "python", f'#!/bin/sh\nexec {os.sys.executable} -c "import sys, time; {code}"\n'
     )

@@ -27,15 +27,21 @@ def julia() -> None:
 @julia.command()
 @click.option("--cuda", is_flag=True, help="Add Julia's packages for NVIDIA GPUs.")
 @click.option("--update", is_flag=True, help="Take the newest packages that pydeq allows.")
-def install(cuda: bool, update: bool) -> None:
+@click.option(
+    "--sysimage/--no-sysimage",
+    default=None,
+    help="Build a system image, from which Julia starts sooner; or delete it.",
+)
+def install(cuda: bool, update: bool, sysimage: bool | None) -> None:
     """Find or download Julia, install its packages, precompile, test.
 
-    Takes many minutes the first time. Run again after an update of pydeq.
+    Takes many minutes the first time, and more for a system image, which needs a C compiler. Run
+    again after an update of pydeq: an image of other versions is not used until it is built anew.
     """
     from pydeq.engines.julia import install_julia
 
     try:
-        install_julia(cuda=cuda, update=update, say=click.echo)
+        install_julia(cuda=cuda, update=update, sysimage=sysimage, say=click.echo)
     except EngineError as error:
         raise click.ClickException(str(error)) from error
     click.echo("The Julia engine works.")

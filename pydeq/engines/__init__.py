@@ -188,5 +188,8 @@ def _find_julia() -> EngineReport:
         detail = f"{type(error).__name__}: {error}; reinstall with `pip install pydeq`"
         return EngineReport("julia", False, detail)
     if found.ready:
-        return EngineReport("julia", True, f"{found.executable}, project {found.project}")
+        parts = [f"{found.executable}, project {found.project}"]
+        parts += [f"system image {found.image}"] if found.image else []
+        parts += [found.note] if found.note else []
+        return EngineReport("julia", True, "; ".join(parts))
     return EngineReport("julia", False, f"{found.problem}. What to do: {found.advice}")

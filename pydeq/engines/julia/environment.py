@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from pydeq.engines.julia.image import find_image
 from pydeq.engines.julia.notes import BrokenFileError, manifest_packages, read_meta
 
 __all__ = [
@@ -58,6 +59,8 @@ class JuliaEnvironment:
         Julia's version, where it is recorded.
     libjulia, bindir : str or None
         Where they are recorded, Julia starts a second sooner.
+    image : str or None
+        A system image to start from.
     """
 
     executable: str | None
@@ -70,6 +73,7 @@ class JuliaEnvironment:
     version: str | None = None
     libjulia: str | None = None
     bindir: str | None = None
+    image: str | None = None
 
     @property
     def ready(self) -> bool:
@@ -185,7 +189,8 @@ def _known_to_juliapkg() -> JuliaEnvironment:
     if given and given != meta.get("override_executable"):
         problem = f"Julia was set up with {executable}, not with {given}"
         return found.failing(problem, _to_install(found))
-    return replace(_checked(found), note=_changes(meta))
+    checked = _checked(found)
+    return replace(checked, note="; ".join(filter(None, [checked.note, _changes(meta)])))
 
 
 def _to_install(found: JuliaEnvironment) -> str:
@@ -258,7 +263,17 @@ def _checked(found: JuliaEnvironment) -> JuliaEnvironment:
         )
         advice = f"pip install juliacall=={theirs}"
         return found.failing(problem, f"{advice} (or {INSTALL})" if found.can_install else advice)
-    return replace(found, executable=executable)
+    return _imaged(replace(found, executable=executable))
+
+
+def _imaged(found: JuliaEnvironment) -> JuliaEnvironment:
+    """Return the environment with its system image, or a note on why that is not used."""
+    image = find_image(str(found.executable), str(found.project), bundled_project())
+    if not image.exists:
+        return found
+    if objection := image.objection():
+        return replace(found, note=objection)
+    return replace(found, image=str(image.path))
 
 
 def missing_packages(packages: dict[str, str]) -> list[str]:

@@ -5,11 +5,8 @@ juliapkg does the first part. Its progress, and Julia's, goes to the terminal as
 
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
-import threading
-from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,8 +16,9 @@ from pydeq.engines.julia.environment import (
     bundled_project,
     find_julia,
 )
+from pydeq.engines.julia.image import find_image
 from pydeq.engines.julia.notes import BrokenFileError, manifest_packages
-from pydeq.engines.julia.probe import check_ends, kill_group
+from pydeq.engines.julia.probe import MAX_SHOWN, check_ends, show
 from pydeq.errors import EngineUnavailableError
 
 __all__ = ["install_julia", "julia_status", "self_test"]
@@ -40,7 +38,6 @@ CUDA_PACKAGES = {
 
 _TEST_SECONDS = 2 * 3600
 """Precompiling takes 20 minutes on two cores, and more on less."""
-_TEST_PRINTS = 10_000_000
 
 _SHOWN = ("PyDEQ", "PythonCall", "Lux", "DiffEqFlux", "OrdinaryDiffEq", "SteadyStateDiffEq")
 _SHOWN_TOO = ("SciMLSensitivity", "SciMLBase", "NonlinearSolve", "Zygote", "Optimisers", "CUDA")
@@ -61,6 +58,8 @@ def julia_status() -> list[tuple[str, str]]:
     except BrokenFileError:  # which is the problem above
         packages = {}
     lines += [(name, packages[name]) for name in _SHOWN + _SHOWN_TOO if packages.get(name)]
+    if found.image:
+        lines.append(("system image", found.image))
     if found.note:
         lines.append(("note", found.note))
     if not found.ready:
@@ -68,7 +67,9 @@ def julia_status() -> list[tuple[str, str]]:
     return lines
 
 
-def install_julia(cuda: bool, update: bool, say: Callable[[str], None]) -> JuliaEnvironment:
+def install_julia(
+    cuda: bool, update: bool, say: Callable[[str], None], sysimage: bool | None = None
+) -> JuliaEnvironment:
     """Set Julia up, which takes many minutes the first time, and test that it works.
 
     Parameters
@@ -79,6 +80,9 @@ def install_julia(cuda: bool, update: bool, say: Callable[[str], None]) -> Julia
         Take the newest versions of all packages that pydeq allows.
     say : callable
         Is handed a line of progress.
+    sysimage : bool or None
+        Build a system image where there is none of these versions; False: delete the one that is
+        there; None: build it anew where one of other versions is there.
 
     Raises
     ------
@@ -93,9 +97,23 @@ def install_julia(cuda: bool, update: bool, say: Callable[[str], None]) -> Julia
     if not found.ready:
         raise EngineUnavailableError(f"{found.problem}. What to do: {found.advice}.")
     say(f"Julia: {found.executable}, project {found.project}")
+    found = _with_image(found, sysimage, say)
     say("Testing it: loading PyDEQ (precompiled, the first time), a fit and a prediction ...")
     _test(found)
     return found
+
+
+def _with_image(
+    found: JuliaEnvironment, wanted: bool | None, say: Callable[[str], None]
+) -> JuliaEnvironment:
+    """Build or delete the system image; return the environment as it is then."""
+    image = find_image(str(found.executable), str(found.project), bundled_project())
+    if wanted is False:
+        if image.remove():
+            say(f"Deleted {image.path}")
+    elif (wanted or image.exists) and found.image is None:
+        image.build(say)
+    return find_julia()
 
 
 def _resolve(cuda: bool, update: bool, say: Callable[[str], None]) -> None:
@@ -136,34 +154,13 @@ def _check_writable(project: Path) -> None:
 def _test(found: JuliaEnvironment) -> None:
     """Run the self-test in a process of its own, as a user would meet it."""
     code = "from pydeq.engines.julia.install import self_test; self_test()"
-    last: deque[str] = deque(maxlen=20)
-    with subprocess.Popen(
-        [sys.executable, "-c", code],
-        stderr=subprocess.PIPE,
-        encoding="utf-8",
-        errors="replace",
-        start_new_session=True,
-    ) as process:
-        assert process.stderr is not None
-        clock = threading.Timer(_TEST_SECONDS, kill_group, [process])
-        clock.start()
-        left = _TEST_PRINTS
-        try:
-            # Julia's progress, as it comes; a line without end comes in parts.
-            while left > 0 and (line := process.stderr.readline(10_000)):
-                sys.stderr.write(line)
-                last.append(line)
-                left -= len(line)
-            if left > 0:
-                process.wait()
-        finally:
-            clock.cancel()
-            kill_group(process)
-    if process.returncode:
+    exit_code, last = show([sys.executable, "-c", code], _TEST_SECONDS)
+    if exit_code:
+        cure = "" if found.image is None else " What may help: pydeq julia install --no-sysimage."
         raise EngineUnavailableError(
             f"Julia ({found.executable}, project {found.project}) is there, but the test failed "
-            f"(exit code {process.returncode}; it is ended after {_TEST_SECONDS // 3600} hours, or "
-            f"{_TEST_PRINTS // 10**6} MB of messages):\n{''.join(last)}"
+            f"(exit code {exit_code}; it is ended after {_TEST_SECONDS // 3600} hours, or "
+            f"{MAX_SHOWN // 10**6} MB of messages).{cure}\n{last}"
         )
 
 

@@ -12,7 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["BrokenFileError", "manifest_packages", "read_meta"]
+__all__ = [
+    "BrokenFileError",
+    "manifest_packages",
+    "newest_manifest",
+    "read_meta",
+    "read_record",
+]
 
 MAX_BYTES = 4_000_000
 """A manifest of all that pydeq needs has 100,000."""
@@ -26,21 +32,27 @@ class BrokenFileError(ValueError):
         self.path = path
 
 
+def newest_manifest(project: str) -> Path | None:
+    """Return the manifest of a Julia project, None where there is none.
+
+    Of several (Julia 1.11 knows one for each of its versions) the newest is taken.
+    """
+    folder = Path(project)
+    manifests = [*folder.glob("Manifest*.toml"), *folder.glob("JuliaManifest*.toml")]
+    return max(manifests, key=lambda path: path.lstat().st_mtime, default=None)
+
+
 def manifest_packages(project: str) -> dict[str, str] | None:
     """Return the versions of the packages in a Julia project's manifest, None without one.
-
-    Of several manifests (Julia 1.11 knows one for each of its versions) the newest is taken.
 
     Raises
     ------
     BrokenFileError
         If the manifest cannot be read.
     """
-    folder = Path(project)
-    manifests = [*folder.glob("Manifest*.toml"), *folder.glob("JuliaManifest*.toml")]
-    if not manifests:
+    newest = newest_manifest(project)
+    if newest is None:
         return None
-    newest = max(manifests, key=lambda path: path.lstat().st_mtime)
     entries = _read(newest, tomllib.loads).get("deps", {})
     if not isinstance(entries, dict):
         raise BrokenFileError(newest, "its deps are no table")
@@ -76,6 +88,17 @@ def read_meta(path: Path, version: int) -> dict[str, Any]:
     if not isinstance(files, dict) or not all(isinstance(file, dict) for file in files.values()):
         raise BrokenFileError(path, "deps_files is no table of tables")
     return meta
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Return what pydeq has noted in a JSON file.
+
+    Raises
+    ------
+    BrokenFileError
+        If the file cannot be read.
+    """
+    return _read(path, json.loads)
 
 
 def _read(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:

@@ -4,17 +4,19 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 import threading
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Mapping
 from typing import IO, Any
 
 from pydeq.errors import EngineUnavailableError
 
-__all__ = ["NoEndError", "ask", "check_ends", "find_library", "kill_group"]
+__all__ = ["MAX_SHOWN", "NoEndError", "ask", "check_ends", "find_library", "kill_group", "show"]
 
 SECONDS = 60.0
 """A Julia on a cold disk takes some."""
-MAX_BYTES = 100_000
+MAX_BYTES, MAX_SHOWN = 100_000, 10_000_000
 
 _WHERE = 'import Libdl; print(abspath(Libdl.dlpath("libjulia")), "\\0", Sys.BINDIR)'
 
@@ -78,6 +80,40 @@ def kill_group(process: "subprocess.Popen[Any]") -> None:
     if process.poll() is None:
         process.kill()
     process.wait()
+
+
+def show(
+    command: list[str], seconds: float, environment: Mapping[str, str] | None = None
+) -> tuple[int, str]:
+    """Run a command whose messages go to the terminal; return its exit code and its last lines.
+
+    It and what it started are ended after `seconds`, or `MAX_SHOWN` characters.
+    """
+    last: deque[str] = deque(maxlen=20)
+    with subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        errors="replace",
+        env={**os.environ, **(environment or {})},
+        start_new_session=True,
+    ) as process:
+        assert process.stderr is not None
+        clock = threading.Timer(seconds, kill_group, [process])
+        clock.start()
+        left = MAX_SHOWN
+        try:
+            # Progress, as it comes; a line without end comes in parts.
+            while left > 0 and (line := process.stderr.readline(10_000)):
+                sys.stderr.write(line)
+                last.append(line)
+                left -= len(line)
+            if left > 0:
+                process.wait()
+        finally:
+            clock.cancel()
+            kill_group(process)
+    return process.returncode, "".join(last)
 
 
 def check_ends(executables: Iterable[str]) -> None:

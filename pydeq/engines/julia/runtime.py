@@ -197,6 +197,8 @@ def _start(environment: JuliaEnvironment) -> Julia:
             stacklevel=4,
         )
     _log.info("Starting Julia: %s, project %s", environment.executable, environment.project)
+    if environment.note:
+        _log.info("Julia: %s", environment.note)
     try:
         juliacall: Any = import_juliacall(_located(environment))
     except Exception as error:
@@ -236,6 +238,7 @@ def import_juliacall(environment: JuliaEnvironment) -> Any:
         "PYTHON_JULIACALL_PROJECT": environment.project,
         "PYTHON_JULIACALL_LIB": environment.libjulia,
         "PYTHON_JULIACALL_BINDIR": environment.bindir,
+        "PYTHON_JULIACALL_SYSIMAGE": environment.image,
     }
     if julia_option("handle_signals") is None and _has_threads():
         # Several threads stop each other by a SIGSEGV that Julia has to handle.
