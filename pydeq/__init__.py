@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydeq.errors import ConvergenceWarning, EngineError, EngineUnavailableError, ModelFileError
 
 if TYPE_CHECKING:
-    from pydeq import datasets, plot, presets
+    from pydeq import datasets, layers, plot, presets
     from pydeq.estimators import Checkpoint, DEQClassifier, DEQRegressor, load
     from pydeq.fixed_points import FixedPoint, fixed_point
     from pydeq.model import Certificates, Equilibrium
@@ -34,6 +34,7 @@ __all__ = [
     "__version__",
     "datasets",
     "fixed_point",
+    "layers",
     "load",
     "plot",
     "presets",
@@ -46,7 +47,7 @@ _HOMES = {
     "pydeq.training": ("EpochRecord", "History"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
-_MODULES = ("datasets", "plot", "presets")
+_MODULES = ("datasets", "layers", "plot", "presets")
 
 
 def __getattr__(name: str) -> Any:

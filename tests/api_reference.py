@@ -36,6 +36,16 @@ CONTENTS = {
         "pydeq.Checkpoint",
         "pydeq.load",
     ],
+    "Layers": [
+        "pydeq.layers.Dense",
+        "pydeq.layers.Conv",
+        "pydeq.layers.Activation",
+        "pydeq.layers.GroupNorm",
+        "pydeq.layers.MaxPool",
+        "pydeq.layers.MeanPool",
+        "pydeq.layers.Flatten",
+        "pydeq.layers.Residual",
+    ],
     "What they return": [
         "pydeq.Equilibrium",
         "pydeq.Certificates",

@@ -49,7 +49,7 @@ def test_public_names_have_an_example(name):
         assert ">>> " in text
 
 
-@pytest.mark.parametrize("module", ["", "plot", "presets", "datasets"])
+@pytest.mark.parametrize("module", ["", "layers", "plot", "presets", "datasets"])
 def test_the_reference_has_every_public_name(module):
     home = import_module(f"pydeq.{module}".rstrip("."))
     names = {f"{home.__name__}.{name}" for name in home.__all__}

@@ -46,10 +46,21 @@ def test_convergence():
     assert names["scaled"].score(names["X"], y) > 0.99
 
 
+def test_layers():
+    names = run("layers.md")
+    assert names["found"].converged.all()
+    assert names["found"].state.shape == (len(names["X_test"]), 512)
+    text = " ".join((GUIDES / "layers.md").read_text("utf-8").split())
+    quoted = re.search(r'The message says: "(.*?)"', text)
+    assert quoted
+    assert quoted[1] in names["message"]
+
+
 def test_every_guide_with_python_is_run():
     with_python = {p.name for p in GUIDES.glob("*.md") if "```python" in p.read_text("utf-8")}
     # The reference's signatures are Python, and its examples are run with the docstrings.
-    assert with_python == {"coming_from_julia.md", "coming_from_mlp.md", "convergence.md", "api.md"}
+    tried = {"coming_from_julia.md", "coming_from_mlp.md", "convergence.md", "layers.md"}
+    assert with_python == {*tried, "api.md"}
 
 
 def test_the_troubles_quote_messages_that_pydeq_gives():
@@ -80,6 +91,16 @@ def test_links_lead_somewhere(page):
 def test_no_line_is_wider_than_the_code(page):
     lines = page.read_text("utf-8").splitlines()
     assert [line for line in lines if len(line) > 100 and "https://" not in line] == []
+
+
+def test_layers():
+    names = run("layers.md")
+    assert names["found"].converged.all()
+    assert names["found"].state.shape == (len(names["X_test"]), 512)
+    text = " ".join((GUIDES / "layers.md").read_text("utf-8").split())
+    quoted = re.search(r'The message says: "(.*?)"', text)
+    assert quoted
+    assert quoted[1] in names["message"]
 
 
 def test_every_guide_is_linked_from_the_list_of_guides():

@@ -195,6 +195,9 @@ class AbstractEngine(abc.ABC):
     unrolls: ClassVar[tuple[str, ...]]
     """The solvers of which it has ``adjoint="unrolled"``."""
 
+    has_layers: ClassVar[bool] = False
+    """Whether it has :mod:`pydeq.layers`."""
+
     @abc.abstractmethod
     def __init__(self, device: str = "auto") -> None: ...
 
@@ -221,6 +224,11 @@ class AbstractEngine(abc.ABC):
 
 def what_is_missing(engine: type[AbstractEngine], model: ModelSpec, solver: SolverSpec) -> str:
     """Return what `engine` has not of what is asked for, and what it has; empty: it has all."""
+    if model.has_layers and not engine.has_layers:
+        return (
+            f"The {engine.name} engine does not have input_shape, encoder, cell and decoder; it "
+            "has the models of n_state and hidden_layer_sizes"
+        )
     is_unrolled = solver.adjoint == "unrolled" and model.horizon is None
     for asked, value, available in (
         ("solver", solver.name, engine.solvers),

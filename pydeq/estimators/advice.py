@@ -100,7 +100,7 @@ def _failed_samples(
         left_out = " They were left out of the gradient."
     if history.stop_reason == "no_equilibrium":
         left_out = " That leaves nothing to learn from, so training ended there."
-    dtype = result.kept.params["cell.0.weight"].dtype
+    dtype = next(iter(result.kept.params.values())).dtype
     return (
         f"While training, {history[-1].n_failed} of {n_samples} samples in the last of "
         f"{len(history)} epochs ({sum(history.n_failed)} of {n_samples * len(history)} solves in "

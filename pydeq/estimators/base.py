@@ -29,6 +29,7 @@ from pydeq.estimators.together import (
     have_common_samples,
     pool_of,
 )
+from pydeq.layers import Layer
 from pydeq.model import (
     Activation,
     Adjoint,
@@ -92,6 +93,10 @@ class AbstractDEQEstimator(AbstractFitted):
         contraction: float = 0.9,
         jacobian_penalty: float = 1.0,
         train_encoder: bool = True,
+        input_shape: Sequence[int] | None = None,
+        encoder: Sequence[Layer] | None = None,
+        cell: Sequence[Layer] | None = None,
+        decoder: Sequence[Layer] | None = None,
         horizon: float | None = None,
         solver: Solver | Literal["auto"] = "auto",
         abstol: float = 1e-6,
@@ -121,6 +126,10 @@ class AbstractDEQEstimator(AbstractFitted):
         self.contraction = contraction
         self.jacobian_penalty = jacobian_penalty
         self.train_encoder = train_encoder
+        self.input_shape = input_shape
+        self.encoder = encoder
+        self.cell = cell
+        self.decoder = decoder
         self.horizon = horizon
         self.solver = solver
         self.abstol = abstol

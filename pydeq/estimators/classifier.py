@@ -47,6 +47,14 @@ class DEQClassifier(ClassifierMixin, AbstractDEQEstimator):
         ``stability="jacobian"``.
     train_encoder : bool, default=True
         Whether the encoder trains. False keeps its random start.
+    input_shape : tuple of int or None, default=None
+        Shape of the image that a row of X is, ``(channels, height, width)``: channel by channel,
+        row by row. None: a row of values, ``(n_features,)``.
+    encoder, cell, decoder : sequence of Layer or None, default=None
+        Layers of :mod:`pydeq.layers`. The encoder makes the state's shape, h. The cell is what its
+        layers make of z + h, in the same shape. The decoder makes one value an output of z. None:
+        the maps that `n_state`, `hidden_layer_sizes` and `activation` say, which then count for
+        nothing else. ``()`` passes on what it is given. Only the JAX engine has them.
     horizon : float or None, default=None
         Time at which the neural ODE ends, in units of its ``du/dt = f(u, h) - u``. None is its
         steady state. A horizon needs ``solver="tsit5"`` or ``"auto"``.

@@ -168,4 +168,4 @@ class AbstractFitted(BaseEstimator, abc.ABC):
 
     @property
     def _dtype(self) -> np.dtype:
-        return self.params_["cell.0.weight"].dtype
+        return next(iter(self.params_.values())).dtype

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pydeq.engines import DEVICES, ENGINES
+from pydeq.estimators.architecture import with_layers
 from pydeq.model import (
     ACTIVATIONS,
     ADJOINTS,
@@ -86,7 +87,7 @@ def model_spec(params: Parameters, n_features: int, n_outputs: int) -> ModelSpec
     n_state = params["n_state"]
     if n_state is not None:
         n_state = _integer(params, "n_state", 1, or_else="None")
-    elif n_features != n_outputs:
+    elif n_features != n_outputs and not _has_ends(params):
         raise ValueError(
             "n_state=None makes the input itself the state, so input and output must be equally "
             f"wide; X has {n_features} feature(s) and the output needs {n_outputs} column(s). "
@@ -100,7 +101,7 @@ def model_spec(params: Parameters, n_features: int, n_outputs: int) -> ModelSpec
             "stability='monotone' is a cell of a single layer, which needs hidden_layer_sizes=(); "
             f"got {params['hidden_layer_sizes']!r}."
         )
-    return ModelSpec(
+    model = ModelSpec(
         n_features=n_features,
         n_outputs=n_outputs,
         n_state=n_state,
@@ -110,6 +111,11 @@ def model_spec(params: Parameters, n_features: int, n_outputs: int) -> ModelSpec
         contraction=_number(params, "contraction", _FRACTION),
         horizon=None if horizon is None else _number(params, "horizon", _POSITIVE, or_else="None"),
     )
+    return with_layers(params, model)
+
+
+def _has_ends(params: Parameters) -> bool:
+    return params.get("encoder") is not None or params.get("decoder") is not None
 
 
 def solver_spec(params: Parameters, model: ModelSpec) -> SolverSpec:

@@ -13,8 +13,11 @@ import numpy as np
 from sklearn.utils import check_random_state
 
 from pydeq.estimators import parameters
+from pydeq.estimators.architecture import ARCHITECTURE
 from pydeq.estimators.labels import labels_from_json, labels_to_json
+from pydeq.estimators.layer_json import layer_from_json, layer_to_json
 from pydeq.estimators.legacy import modernised
+from pydeq.layers import Layer
 from pydeq.model import ModelSpec, Params, check_params, parameter_shapes
 from pydeq.training import History
 
@@ -23,7 +26,7 @@ __all__ = ["describe", "plain_parameters", "restore"]
 _SCALE = {"target_mean": 0.0, "target_scale": 1.0}
 """A regressor's scale of the target; in files that do not name it y was learned as it is."""
 
-_MODEL_FIELDS = {field.name for field in dataclasses.fields(ModelSpec)}
+_MODEL_FIELDS = [field.name for field in dataclasses.fields(ModelSpec)]
 
 
 def describe(estimator: Any) -> tuple[dict[str, Any], Params]:
@@ -46,7 +49,7 @@ def describe(estimator: Any) -> tuple[dict[str, Any], Params]:
         "numpy": np.__version__,
         "class": type(estimator).__name__,
         "parameters": plain_parameters(values),
-        "model": dataclasses.asdict(estimator.model_spec_),
+        "model": _model_fields(estimator.model_spec_),
         "history": dataclasses.asdict(estimator.history_),
         "engine": estimator.engine_,
         "rng": estimator._rng.bit_generator.state,
@@ -80,6 +83,7 @@ def restore(kinds: Mapping[str, type], header: Mapping[str, Any], arrays: Params
     estimator: Any = kinds[kind]()
     if unknown := sorted(given.keys() - estimator.get_params(deep=False).keys()):
         raise ValueError(f"{kind} has no parameter {', '.join(unknown)}")
+    given = with_layer_values(given)
     estimator.set_params(**{name: _tuple(value) for name, value in given.items()})
     spec = _model(model, len(arrays))
     _check_parameters(estimator, spec)
@@ -100,6 +104,10 @@ def restore(kinds: Mapping[str, type], header: Mapping[str, Any], arrays: Params
     return estimator
 
 
+def _model_fields(model: ModelSpec) -> dict[str, Any]:
+    return plain_parameters({name: getattr(model, name) for name in _MODEL_FIELDS})
+
+
 def _check_parameters(estimator: Any, model: ModelSpec) -> None:
     """Raise ValueError unless both a fit and a prediction can work with the parameters."""
     values = estimator.get_params(deep=False)
@@ -111,8 +119,10 @@ def _check_parameters(estimator: Any, model: ModelSpec) -> None:
 
 
 def _model(fields: dict[str, Any], n_arrays: int) -> ModelSpec:
-    if fields.keys() != _MODEL_FIELDS:
-        raise ValueError(f"model must have the fields {', '.join(sorted(_MODEL_FIELDS))}")
+    needed = {name for name in _MODEL_FIELDS if name not in ARCHITECTURE}
+    if not needed <= fields.keys() <= set(_MODEL_FIELDS):
+        raise ValueError(f"model must have the fields {', '.join(sorted(needed))}")
+    fields = with_layer_values(fields)
     sizes = fields["hidden_layer_sizes"]
     if not isinstance(sizes, list) or len(sizes) > n_arrays:
         raise ValueError("it has more hidden layers than weights")
@@ -233,8 +243,23 @@ def _group(arrays: Params, prefix: str) -> Params:
 
 
 def plain_parameters(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an estimator's parameters as JSON has them."""
-    return {name: _plain(name, value) for name, value in values.items()}
+    """Return an estimator's parameters as JSON has them; without layers they are not named."""
+    return {
+        name: _plain(name, value)
+        for name, value in values.items()
+        if name not in ARCHITECTURE or value is not None
+    }
+
+
+def with_layer_values(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return fields of JSON with the layers in them as layers."""
+    fields = dict(fields)
+    for name in ARCHITECTURE[1:]:
+        if isinstance(value := fields.get(name), dict):
+            fields[name] = layer_from_json(value)
+        elif isinstance(value, list):
+            fields[name] = tuple(map(layer_from_json, value))
+    return fields
 
 
 def _plain(name: str, value: Any) -> Any:
@@ -243,6 +268,8 @@ def _plain(name: str, value: Any) -> Any:
         value = value.tolist()
     if isinstance(value, list | tuple):
         return [_plain(name, item) for item in value]
+    if isinstance(value, Layer):
+        return layer_to_json(value)
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise ValueError(f"{name}={value!r} cannot be saved: it is not a value that fit accepts.")

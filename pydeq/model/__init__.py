@@ -8,10 +8,12 @@ from pydeq.model.batching import (
     padded_size,
     probes,
 )
+from pydeq.model.bounds import torus
 from pydeq.model.certificate import certify
 from pydeq.model.equilibrium import Certificates, Equilibrium, joined
 from pydeq.model.html import html_table
 from pydeq.model.metrics import log_softmax, loss, residual, softmax
+from pydeq.model.network import Network, Part, Placed, walk
 from pydeq.model.params import (
     Params,
     check_params,
@@ -49,8 +51,11 @@ __all__ = [
     "Equilibrium",
     "Loss",
     "ModelSpec",
+    "Network",
     "OptimizerSpec",
     "Params",
+    "Part",
+    "Placed",
     "RowReader",
     "Solver",
     "SolverSpec",
@@ -74,4 +79,6 @@ __all__ = [
     "read_ahead",
     "residual",
     "softmax",
+    "torus",
+    "walk",
 ]

@@ -8,29 +8,25 @@ To add a cell, say in `acting_cell` which layers it has, and in `_injected` how 
 of them.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
-import scipy.special
 
+from pydeq.model.bounds import log_schatten_norm, singular_values
+from pydeq.model.forward import FUNCTIONS
+from pydeq.model.layered import (
+    LayeredCell,
+    LayeredLinearization,
+    layered_cell,
+    linearize_layers,
+    with_error,
+)
+from pydeq.model.network import walk
 from pydeq.model.params import Params
 from pydeq.model.spec import ModelSpec
 
-__all__ = ["FUNCTIONS", "Cell", "Linearization", "acting_cell", "linearize", "rounding"]
-
-SCHATTEN_P = 128
-"""||G^32||_F^(1/64) with G = W^T W is the Schatten norm of W of this order (see `ModelSpec`)."""
-
-FUNCTIONS = {
-    "identity": (lambda v: v, None, 1.0),
-    "logistic": (scipy.special.expit, lambda a: a * (1 - a), 0.25),
-    "tanh": (np.tanh, lambda a: 1 - a**2, 1.0),
-    "relu": (lambda v: np.maximum(v, 0), lambda a: (a > 0).astype(a.dtype), 1.0),
-}
-"""Of each activation: its value, its derivative as a function of the value, its Lipschitz constant.
-
-A derivative of None is 1.
-"""
+__all__ = ["Cell", "Linearization", "acting_cell", "linearize", "rounding"]
 
 
 class Cell(NamedTuple):
@@ -41,6 +37,12 @@ class Cell(NamedTuple):
     activations: list[str]
     norms: list[float]  # upper bounds of ||W_i||_2
     composing: float = 0.0  # bound of the rounding error of W_0, ||.||_2, where it is composed
+
+    @property
+    def lipschitz(self) -> float:
+        """An upper bound of the cell's Lipschitz constant."""
+        constants = [FUNCTIONS[name][2] for name in self.activations]
+        return float(np.prod(self.norms)) * float(np.prod(constants))
 
 
 class Linearization(NamedTuple):
@@ -76,17 +78,19 @@ class Linearization(NamedTuple):
         return min(ranks)
 
 
-def acting_cell(model: ModelSpec, params: Params) -> Cell:
+def acting_cell(model: ModelSpec, params: Params) -> Cell | LayeredCell:
     """Return the cell's layers as they act: scaled if contractive, composed if monotone."""
     if model.stability == "monotone":
         return _monotone_cell(model, params)
+    if model.has_layers:
+        return layered_cell(model, params, rounding(model))
     n_layers = len(model.hidden_layer_sizes) + 1
     weights = [np.asarray(params[f"cell.{i}.weight"], np.float64) for i in range(n_layers)]
     biases = [np.asarray(params[f"cell.{i}.bias"], np.float64) for i in range(n_layers)]
-    values = [_singular_values(weight) for weight in weights]
+    values = [singular_values(weight) for weight in weights]
     scale = 1.0
     if model.stability == "contractive" and all(s[0] > 0 for s in values):
-        log_product = sum(map(_log_schatten_norm, values))
+        log_product = sum(map(log_schatten_norm, values))
         scale = np.exp(min(0.0, (np.log(model.contraction) - log_product) / n_layers))
     activations = [model.activation] * (n_layers - 1) + ["identity"]
     norms = [(1 + rounding(model)) * scale * float(s[0]) for s in values]
@@ -101,20 +105,8 @@ def _monotone_cell(model: ModelSpec, params: Params) -> Cell:
         weight = (b - b.T) - a @ a.T  # the difference is exact on the diagonal
         size = np.linalg.norm(a) ** 2 + 2 * np.linalg.norm(b)
     unit = rounding(model)
-    norm = (1 + unit) * float(_singular_values(weight)[0])
+    norm = (1 + unit) * float(singular_values(weight)[0])
     return Cell([weight], [bias], [model.activation], [norm], unit * float(size))
-
-
-def _singular_values(weight: np.ndarray) -> np.ndarray:
-    """Return them, the largest first; NaN, which reaches all that follows, if not finite."""
-    if not np.isfinite(weight).all():
-        return np.full(1, np.nan)
-    return np.linalg.svd(weight, compute_uv=False)
-
-
-def _log_schatten_norm(values: np.ndarray) -> float:
-    """Return log of ``(sum_k s_k^p)^(1/p)`` of the singular values s, the largest first."""
-    return np.log(values[0]) + np.log(((values / values[0]) ** SCHATTEN_P).sum()) / SCHATTEN_P
 
 
 def _injected(model: ModelSpec, params: Params, cell: Cell, x: np.ndarray):
@@ -123,25 +115,35 @@ def _injected(model: ModelSpec, params: Params, cell: Cell, x: np.ndarray):
     The cell is an MLP of z + h, so that this is ``h @ W_0 + b_0``; but ``h + b_0`` in the monotone
     cell.
     """
-    h, error = np.asarray(x, np.float64), np.zeros(len(x))
-    if model.n_state is not None:
-        weight, bias = (
-            np.asarray(params[f"encoder.{name}"], np.float64) for name in ("weight", "bias")
-        )
-        error = rounding(model) * _size(h, weight, bias)
-        h = h @ weight + bias
+    h, error = _encoded(model, params, x)
     if model.stability == "monotone":
         return h + cell.biases[0], error + rounding(model) * np.linalg.norm(h, axis=1)
     error = cell.norms[0] * error + rounding(model) * _size(h, cell.weights[0], cell.biases[0])
     return h @ cell.weights[0] + cell.biases[0], error
 
 
+def _encoded(model: ModelSpec, params: Params, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return h ``(n, n_state)``, and a bound of its rounding error ``(n,)``."""
+    network = model.network
+    acting = {n: np.asarray(v, np.float64) for n, v in params.items() if n.startswith("encoder.")}
+    image = np.asarray(x, np.float64).reshape(-1, *network.input_shape)
+    h, error = with_error(network.encoder, acting, image, np.zeros(len(x)), rounding(model))
+    return h.reshape(len(x), -1), error
+
+
 def linearize(
-    model: ModelSpec, params: Params, cell: Cell, x: np.ndarray, state: np.ndarray
-) -> Linearization:
+    model: ModelSpec,
+    params: Params,
+    cell: Cell | LayeredCell,
+    x: np.ndarray,
+    state: np.ndarray,
+) -> Linearization | LayeredLinearization:
     """Return the cell and its derivative at the states ``(n, n_state)``."""
-    a, slopes = np.asarray(state, np.float64), []
     unit = rounding(model)
+    if isinstance(cell, LayeredCell):
+        with np.errstate(over="ignore", invalid="ignore"):  # of states that are not finite
+            return linearize_layers(cell, *_encoded(model, params, x), state, unit)
+    a, slopes = np.asarray(state, np.float64), []
     with np.errstate(over="ignore", invalid="ignore"):  # of states that are not finite
         injected, error = _injected(model, params, cell, x)
         for i, (weight, bias, activation) in enumerate(
@@ -164,7 +166,10 @@ def linearize(
 def rounding(model: ModelSpec) -> float:
     """Return a generous relative error of a product with a weight, scaled weights included."""
     # n eps bounds that of an inner product of length n, and as much again that of the scale.
-    return 4 * max(model.n_features, *model.cell_widths) * float(np.finfo(np.float64).eps)
+    network = model.network
+    inside = [math.prod(placed.given) for placed in walk(network.encoder + network.cell)]
+    widest = max(model.n_features, *model.cell_widths, *inside)
+    return 4 * widest * float(np.finfo(np.float64).eps)
 
 
 def _size(a: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:

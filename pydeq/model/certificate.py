@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import scipy.sparse.linalg
 
-from pydeq.model.cell import FUNCTIONS, Linearization, acting_cell, linearize, rounding
+from pydeq.model.cell import Cell, Linearization, acting_cell, linearize, rounding
 from pydeq.model.equilibrium import Certificates, Equilibrium
+from pydeq.model.layered import LayeredLinearization
 from pydeq.model.params import Params
 from pydeq.model.spec import ModelSpec
 
@@ -91,7 +92,8 @@ def spectral_abscissa(
     cell = acting_cell(model, params)
     dense = model.state_width <= DENSE
     abscissa = np.full(len(state), np.nan)
-    if not np.isfinite(np.prod(cell.norms)):  # which bounds the norm of every Jacobian
+    # It bounds the norm of every Jacobian; layers may have none.
+    if np.isnan(cell.lipschitz) or (isinstance(cell, Cell) and np.isinf(cell.lipschitz)):
         return abscissa
     for part in _chunks(model, len(state)):
         here = linearize(model, params, cell, x[part], state[part])
@@ -209,22 +211,24 @@ def monotone_distance_bound(
 
 
 def _chunks(model: ModelSpec, n: int) -> Iterator[slice]:
-    n_chunk = max(1, CHUNK_BYTES // (8 * model.state_width * max(model.cell_widths)))
+    width = min(model.state_width, DENSE)  # of wider states one Jacobian at a time is formed
+    n_chunk = max(1, CHUNK_BYTES // (8 * width * max(model.cell_widths)))
     return (slice(start, start + n_chunk) for start in range(0, n, n_chunk))
 
 
-def _distance_bound(model: ModelSpec, here: Linearization, z: np.ndarray) -> np.ndarray:
+def _distance_bound(
+    model: ModelSpec, here: Linearization | LayeredLinearization, z: np.ndarray
+) -> np.ndarray:
     """Return the bound that the kind of cell guarantees, ``(n,)``; it may be NaN."""
     cell = here.cell
     unit = rounding(model)
-    if model.stability == "monotone":
+    if model.stability == "monotone" and isinstance(cell, Cell):
         (weight,) = cell.weights
         with np.errstate(over="ignore", invalid="ignore"):
             gap = np.linalg.norm(z - here.value, axis=1) + here.error
             bound = monotone_distance_bound(weight, z, here.value, 1.0, here.error)
             return (1 + unit) * (bound + cell.composing * gap)
-    lipschitz = float(np.prod(cell.norms))
-    lipschitz *= float(np.prod([FUNCTIONS[name][2] for name in cell.activations]))
+    lipschitz = cell.lipschitz
     if model.stability == "contractive":
         lipschitz = min(lipschitz, model.contraction)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -232,7 +236,7 @@ def _distance_bound(model: ModelSpec, here: Linearization, z: np.ndarray) -> np.
     return (1 + unit) * bound
 
 
-def _rightmost(here: Linearization) -> float:
+def _rightmost(here: Linearization | LayeredLinearization) -> float:
     """Return the largest real part of the eigenvalues of df/dz at one sample, by ARPACK."""
     sparse: Any = scipy.sparse.linalg  # it has no types, and pyright guesses wrong ones
     width = here.value.shape[1]

@@ -1,13 +1,15 @@
 """Names, shapes and starting values of a model's weights.
 
 A weight is kept as ``(n_in, n_out)`` in C order: a layer is ``x @ weight + bias`` here, and the
-same bytes read in Julia's column order are Lux's ``(n_out, n_in)``.
+same bytes read in Julia's column order are Lux's ``(n_out, n_in)``. So are those of a kernel
+``(out, in, height, width)`` Lux's ``(width, height, in, out)``.
 """
 
-from itertools import pairwise
+import math
 
 import numpy as np
 
+from pydeq.model.network import placed_parameters
 from pydeq.model.spec import ModelSpec
 
 __all__ = ["Params", "check_params", "flatten", "init_params", "parameter_shapes"]
@@ -19,27 +21,21 @@ def parameter_shapes(model: ModelSpec) -> dict[str, tuple[int, ...]]:
     """Return the shape of every parameter by name, in the order that `flatten` uses.
 
     The names are ``encoder.weight``, ``encoder.bias``, ``cell.0.weight``, ..., ``decoder.bias``;
-    encoder and decoder are absent where ``model.n_state`` is None. The monotone cell has a square
-    ``cell.0.skew`` beside its weight.
+    :func:`pydeq.model.network.place` says how they are made. Encoder and decoder are absent where
+    ``model.n_state`` is None. The monotone cell has a square ``cell.0.skew`` beside its weight.
     """
-    layers = {f"cell.{i}": widths for i, widths in enumerate(pairwise(model.cell_widths))}
-    if model.n_state is not None:
-        layers = {
-            "encoder": (model.n_features, model.n_state),
-            **layers,
-            "decoder": (model.n_state, model.n_outputs),
-        }
+    network = model.network
     shapes: dict[str, tuple[int, ...]] = {}
-    for name, (n_in, n_out) in layers.items():
-        shapes[f"{name}.weight"] = (n_in, n_out)
-        if model.stability == "monotone" and name == "cell.0":
-            shapes[f"{name}.skew"] = (n_in, n_out)
-        shapes[f"{name}.bias"] = (n_out,)
+    for part in (network.encoder, network.cell, network.decoder):
+        for name, shape in placed_parameters(part).items():
+            shapes[name] = shape
+            if model.stability == "monotone" and name == "cell.0.weight":
+                shapes["cell.0.skew"] = shape
     return shapes
 
 
 def init_params(model: ModelSpec, rng: np.random.Generator, dtype: np.dtype) -> Params:
-    """Draw Glorot-uniform weights and zero biases (Glorot and Bengio 2010, eq. 16).
+    """Draw Glorot-uniform weights, biases of 0 and scales of 1 (Glorot and Bengio 2010, eq. 16).
 
     Parameters
     ----------
@@ -58,8 +54,11 @@ def init_params(model: ModelSpec, rng: np.random.Generator, dtype: np.dtype) -> 
     for name, shape in parameter_shapes(model).items():
         if name.endswith(".bias"):
             params[name] = np.zeros(shape, dtype)
+        elif name.endswith(".scale"):
+            params[name] = np.ones(shape, dtype)
         else:
-            limit = np.sqrt(6.0 / sum(shape))
+            # Of a kernel (out, in, height, width): what meets in a value, and what it goes to.
+            limit = np.sqrt(6.0 / (sum(shape[:2]) * math.prod(shape[2:])))
             params[name] = rng.uniform(-limit, limit, shape).astype(dtype)
     return params
 

@@ -4,8 +4,13 @@ An engine is handed these and arrays, never an estimator. They hold checked valu
 :mod:`pydeq.estimators.parameters` makes them from an estimator's parameters.
 """
 
+import functools
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
+
+from pydeq import layers
+from pydeq.model.network import Network, place
 
 __all__ = [
     "ACTIVATIONS",
@@ -69,6 +74,14 @@ class ModelSpec:
     ``cell.0.bias``. So I - W is strongly monotone with constant 1, and the equilibrium exists and
     is unique, whatever the weights.
 
+    Encoder, cell and decoder may be other layers (:mod:`pydeq.layers`); the cell is then what its
+    layers make of u + h. A contractive one multiplies each of its N own `Dense` and `Conv` weights,
+    and what each of its own `Residual` layers gives, by ``min(1, (contraction / prod_i b_i) **
+    (1 / N))``. The bound b_i of a `Dense` weight is sigma_i above. That of a `Conv` is the largest
+    sigma of its kernel's matrices ``(out, in)`` at the frequencies of a torus: the image or, with
+    zero padding, the image and ``kernel_size - 1`` pixels more, of which the convolution is a part.
+    That of a `Residual` is 1 plus the product of the bounds of the layers inside it.
+
     Attributes
     ----------
     n_features, n_outputs : int
@@ -86,6 +99,11 @@ class ModelSpec:
         Upper bound of the cell's Lipschitz constant for ``stability="contractive"``.
     horizon : float or None
         Final time T of the neural ODE; None: its steady state.
+    input_shape : tuple of int or None
+        Shape that a sample's features have in C order; None: ``(n_features,)``.
+    encoder, cell, decoder : tuple of Layer or None
+        None: the maps above. With an encoder `n_state` is the number of values that it makes; with
+        a cell `hidden_layer_sizes` and `activation` say nothing.
     """
 
     n_features: int
@@ -96,16 +114,99 @@ class ModelSpec:
     stability: Stability = "none"
     contraction: float = 0.9
     horizon: float | None = None
+    input_shape: tuple[int, ...] | None = None
+    encoder: tuple[layers.Layer, ...] | None = None
+    cell: tuple[layers.Layer, ...] | None = None
+    decoder: tuple[layers.Layer, ...] | None = None
+
+    @property
+    def network(self) -> Network:
+        """The layers of encoder, cell and decoder, whichever way they were given.
+
+        Raises
+        ------
+        ValueError
+            If a layer does not fit the one before it.
+        """
+        return _network(self)
+
+    @property
+    def has_layers(self) -> bool:
+        """Whether layers, or the shape of an input, were given."""
+        given = (self.input_shape, self.encoder, self.cell, self.decoder)
+        return any(value is not None for value in given)
 
     @property
     def state_width(self) -> int:
         """Width of the state u, whether or not there is an encoder."""
-        return self.n_features if self.n_state is None else self.n_state
+        return math.prod(self.network.state_shape)
 
     @property
     def cell_widths(self) -> tuple[int, ...]:
-        """Widths of the cell's layers from its input to its output."""
-        return (self.state_width, *self.hidden_layer_sizes, self.state_width)
+        """Numbers of values in the cell: of its input, and of what each layer with weights gives.
+
+        Residual layers count as one.
+        """
+        weighted = [placed for placed in self.network.cell if placed.has_weights]
+        return (self.state_width, *(math.prod(placed.gives) for placed in weighted))
+
+
+@functools.lru_cache(256)
+def _network(model: ModelSpec) -> Network:
+    input_shape = model.input_shape or (model.n_features,)
+    encoder, state_shape = place("encoder", _encoder(model, input_shape), input_shape)
+    cell, made = place("cell", _cell(model, state_shape), state_shape)
+    if made != state_shape:
+        raise ValueError(
+            f"cell must give the shape of the state, which it is given: {state_shape}, from the "
+            f"encoder; it gives {made}. Its last layer, {cell[-1].where}, is given "
+            f"{cell[-1].given}."
+        )
+    decoder, output = place("decoder", _decoder(model, state_shape), state_shape)
+    if output != (model.n_outputs,):
+        last = f"its last layer is {decoder[-1].where}" if decoder else "it has no layer"
+        raise ValueError(
+            f"decoder must give as many values as there are outputs, shape ({model.n_outputs},); "
+            f"it gives {output}: {last}."
+        )
+    return Network(input_shape, encoder, state_shape, cell, decoder)
+
+
+def _encoder(model: ModelSpec, given: tuple[int, ...]) -> tuple[layers.Layer, ...]:
+    if model.encoder is not None:
+        return model.encoder
+    if model.n_state is None:
+        return ()
+    return (*_flat(given), layers.Dense(model.n_state))
+
+
+def _cell(model: ModelSpec, given: tuple[int, ...]) -> tuple[layers.Layer, ...]:
+    if model.cell is not None:
+        return model.cell
+    if len(given) != 1:
+        raise ValueError(
+            f"cell=None is a network of values in a row, and the encoder gives shape {given}. End "
+            "encoder with Flatten(), or say the cell's layers in cell."
+        )
+    if model.stability == "monotone":
+        return (layers.Dense(*given), layers.Activation(model.activation))
+    hidden: list[layers.Layer] = []
+    for width in model.hidden_layer_sizes:
+        hidden += [layers.Dense(width), layers.Activation(model.activation)]
+    return (*hidden, layers.Dense(*given))
+
+
+def _decoder(model: ModelSpec, given: tuple[int, ...]) -> tuple[layers.Layer, ...]:
+    if model.decoder is not None:
+        return model.decoder
+    if model.n_state is None:
+        return ()
+    return (*_flat(given), layers.Dense(model.n_outputs))
+
+
+def _flat(given: tuple[int, ...]) -> tuple[layers.Layer, ...]:
+    """Return what makes a row of a shape."""
+    return () if len(given) == 1 else (layers.Flatten(),)
 
 
 @dataclass(frozen=True)

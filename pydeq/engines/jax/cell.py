@@ -5,69 +5,54 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 
+from pydeq.engines.jax.forward import FUNCTIONS, forward_rows
 from pydeq.model import ModelSpec
 
 __all__ = [
     "Acting",
-    "Layers",
     "activation",
     "cell",
-    "cell_layers",
+    "cell_weights",
     "decode",
     "encode",
     "loss_value",
     "positive",
 ]
 
-Layers = tuple[tuple[jax.Array, jax.Array], ...]
-"""Weight (n_in, n_out) and bias (n_out,) of each layer of the cell, in order."""
-
 Acting = dict[str, jax.Array]
 """The parameters as they act, by name: see :func:`pydeq.engines.jax.layers.act`."""
 
-_ACTIVATIONS = {
-    "identity": lambda v: v,
-    "logistic": jax.nn.sigmoid,
-    "tanh": jnp.tanh,
-    "relu": jax.nn.relu,
-}
-
 
 def activation(model: ModelSpec) -> Callable[[jax.Array], jax.Array]:
-    """Return the activation of the hidden layers, or of the monotone cell."""
-    return _ACTIVATIONS[model.activation]
+    """Return the activation of the monotone cell."""
+    return FUNCTIONS[model.activation]
 
 
 def encode(model: ModelSpec, params: Mapping[str, jax.Array], x: jax.Array) -> jax.Array:
     """Return h ``(n, n_state)`` of the samples `x` ``(n, n_features)``."""
-    if model.n_state is None:
-        return x
-    return x @ params["encoder.weight"] + params["encoder.bias"]
+    return forward_rows(model.network.encoder, params, x)
 
 
 def decode(model: ModelSpec, params: Mapping[str, jax.Array], z: jax.Array) -> jax.Array:
     """Return the raw output ``(n, n_outputs)`` of the states `z` ``(n, n_state)``."""
-    if model.n_state is None:
-        return z
-    return z @ params["decoder.weight"] + params["decoder.bias"]
+    return forward_rows(model.network.decoder, params, z)
 
 
-def cell_layers(model: ModelSpec, acting: Mapping[str, jax.Array]) -> Layers:
-    """Return the cell's layers among what acts."""
-    n_layers = len(model.cell_widths) - 1
-    return tuple((acting[f"cell.{i}.weight"], acting[f"cell.{i}.bias"]) for i in range(n_layers))
+def cell_weights(acting: Mapping[str, jax.Array]) -> Acting:
+    """Return what the cell is computed with, among what acts."""
+    not_used = ("cell.root", ".slope")
+    return {
+        name: value
+        for name, value in acting.items()
+        if name.startswith("cell.") and not name.endswith(not_used)
+    }
 
 
-def cell(model: ModelSpec, layers: Layers, u: jax.Array, h: jax.Array) -> jax.Array:
+def cell(model: ModelSpec, weights: Acting, u: jax.Array, h: jax.Array) -> jax.Array:
     """Return f(u, h) ``(n, n_state)``: see :class:`pydeq.model.spec.ModelSpec`."""
-    act = activation(model)
-    *hidden, (weight, bias) = layers
     if model.stability == "monotone":
-        return act(u @ weight + h + bias)
-    v = u + h
-    for hidden_weight, hidden_bias in hidden:
-        v = act(v @ hidden_weight + hidden_bias)
-    return v @ weight + bias
+        return activation(model)(u @ weights["cell.0.weight"] + h + weights["cell.0.bias"])
+    return forward_rows(model.network.cell, weights, u + h)
 
 
 def loss_value(name: str, output: jax.Array, target: jax.Array, weight: jax.Array) -> jax.Array:

@@ -16,9 +16,8 @@ from pydeq.engines.jax.adjoint import jacobian_estimate, solve_adjoint
 from pydeq.engines.jax.batches import Batch
 from pydeq.engines.jax.cell import (
     Acting,
-    Layers,
     cell,
-    cell_layers,
+    cell_weights,
     decode,
     encode,
     loss_value,
@@ -30,9 +29,8 @@ from pydeq.engines.jax.optimizer import AdamState, Rates, adam, trained_elements
 from pydeq.engines.jax.programs import Program
 from pydeq.engines.jax.solvers import Controls, Field, Solution, find_equilibrium
 from pydeq.engines.jax.vectors import Vectors, from_vectors, to_vectors
-from pydeq.model import (
-    ModelSpec,
-)
+from pydeq.layers import Dense
+from pydeq.model import ModelSpec
 
 __all__ = [
     "Found",
@@ -82,7 +80,7 @@ def search(
     """Search the equilibria of the samples `x` that have a weight."""
     model, active = code.model, weight > 0
     h = encode(model, acting, x)
-    field = Field(model, cell_layers(model, acting))
+    field = Field(model, cell_weights(acting))
     if model.horizon is not None:
         solution = integrate(field, h, active, controls, code.unroll or 1)
     else:
@@ -236,16 +234,16 @@ def _gradient_at(
     # 0 * nan is nan: what does not count must not reach the loss at all.
     u, h = (jnp.where(valid[:, None], a, 0) for a in (found.u, found.h))
     loss, grads, g = _output_loss(code, acting, batch, u, weight)
-    cell_weights = cell_layers(model, acting)
+    weights = cell_weights(acting)
     if code.adjoint == "implicit":
-        g = solve_adjoint(Field(model, cell_weights), u, h, g, valid, controls)
+        g = solve_adjoint(Field(model, weights), u, h, g, valid, controls)
 
-    def along(cell_weights: Layers, h: jax.Array) -> tuple[jax.Array, jax.Array]:
-        penalty = _penalty(model, cell_weights, u, h, batch, weight, rates)
-        return jnp.sum(g * cell(model, cell_weights, u, h)) + penalty, penalty
+    def along(weights: Acting, h: jax.Array) -> tuple[jax.Array, jax.Array]:
+        penalty = _penalty(model, weights, u, h, batch, weight, rates)
+        return jnp.sum(g * cell(model, weights, u, h)) + penalty, penalty
 
-    (to_cell, to_h), penalty = jax.grad(along, (0, 1), has_aux=True)(cell_weights, h)
-    return loss + penalty, grads | _inner(model, batch.x, to_cell, to_h), weight
+    (to_cell, to_h), penalty = jax.grad(along, (0, 1), has_aux=True)(weights, h)
+    return loss + penalty, grads | to_cell | _to_encoder(model, acting, batch.x, to_h), weight
 
 
 def _gradient_through(
@@ -255,17 +253,17 @@ def _gradient_through(
     model = code.model
     active = batch.weight > 0
     h = encode(model, acting, batch.x)
-    cell_weights = cell_layers(model, acting)
+    weights = cell_weights(acting)
 
-    def states(cell_weights: Layers, h: jax.Array) -> tuple[jax.Array, Solution]:
-        field, n_steps = Field(model, cell_weights), code.unroll or 1
+    def states(weights: Acting, h: jax.Array) -> tuple[jax.Array, Solution]:
+        field, n_steps = Field(model, weights), code.unroll or 1
         if model.horizon is not None:
             solution = integrate(field, h, active, controls, n_steps)
         else:
             solution = find_equilibrium(code.solver, field, h, active, controls, unroll=n_steps)
         return solution.u, solution
 
-    u, pull, solution = jax.vjp(states, cell_weights, h, has_aux=True)
+    u, pull, solution = jax.vjp(states, weights, h, has_aux=True)
     counts = solution.converged
     if model.horizon is None:
         counts = jnp.all(jnp.isfinite(u) & jnp.isfinite(solution.fu), axis=1)
@@ -275,13 +273,13 @@ def _gradient_through(
     to_cell, to_h = pull(g)
     if model.stability == "jacobian":
 
-        def penalty(cell_weights: Layers, h: jax.Array) -> jax.Array:
-            return _penalty(model, cell_weights, u, h, batch, weight, rates)
+        def penalty(weights: Acting, h: jax.Array) -> jax.Array:
+            return _penalty(model, weights, u, h, batch, weight, rates)
 
-        value, more = jax.value_and_grad(penalty, (0, 1))(cell_weights, h)
+        value, more = jax.value_and_grad(penalty, (0, 1))(weights, h)
         loss = loss + value
         to_cell, to_h = jax.tree.map(jnp.add, (to_cell, to_h), more)
-    grads |= _inner(model, batch.x, to_cell, to_h)
+    grads |= to_cell | _to_encoder(model, acting, batch.x, to_h)
     return loss, grads, _found(model, acting, h, solution), weight
 
 
@@ -303,7 +301,7 @@ def _output_loss(
 
 def _penalty(
     model: ModelSpec,
-    cell_weights: Layers,
+    weights: Acting,
     u: jax.Array,
     h: jax.Array,
     batch: Batch,
@@ -313,19 +311,19 @@ def _penalty(
     """Return the Jacobian penalty at the states `u`, which it holds constant."""
     if model.stability != "jacobian":
         return jnp.zeros((), u.dtype)
-    estimate = jacobian_estimate(Field(model, cell_weights), u, h, batch.probe)
+    estimate = jacobian_estimate(Field(model, weights), u, h, batch.probe)
     mean = weight @ estimate / positive(weight.sum())
     return rates.jacobian_penalty * mean / model.state_width
 
 
-def _inner(model: ModelSpec, x: jax.Array, to_cell: Layers, to_h: jax.Array) -> Acting:
-    """Return the gradient by encoder and cell, by name."""
-    grads = {}
-    for i, (weight, bias) in enumerate(to_cell):
-        grads |= {f"cell.{i}.weight": weight, f"cell.{i}.bias": bias}
-    if model.n_state is not None:
-        grads |= {"encoder.weight": x.T @ to_h, "encoder.bias": to_h.sum(axis=0)}
-    return grads
+def _to_encoder(model: ModelSpec, acting: Acting, x: jax.Array, to_h: jax.Array) -> Acting:
+    """Return the gradient by the encoder, by name."""
+    if [type(placed.layer) for placed in model.network.encoder] == [Dense]:
+        # One product; differentiated, it is one that is transposed afterwards.
+        return {"encoder.weight": x.T @ to_h, "encoder.bias": to_h.sum(axis=0)}
+    encoder = {name: value for name, value in acting.items() if name.startswith("encoder.")}
+    _, pull = jax.vjp(lambda encoder: encode(model, encoder, x), encoder)
+    return pull(to_h)[0]
 
 
 def _tally(batch: Batch, found: Found) -> tuple[list[jax.Array], jax.Array]:
@@ -340,12 +338,11 @@ def _tally(batch: Batch, found: Found) -> tuple[list[jax.Array], jax.Array]:
 @Program
 def apply_cell(code: Code, acting: Acting, u: jax.Array, h: jax.Array) -> tuple[jax.Array]:
     """Return f(u, h)."""
-    return (cell(code.model, cell_layers(code.model, acting), u, h),)
+    return (cell(code.model, cell_weights(acting), u, h),)
 
 
 @Program
 def start(code: Code, acting: Acting, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Return u(0) = f(0, h) of the samples `x`, and h."""
     h = encode(code.model, acting, x)
-    layers_of_cell = cell_layers(code.model, acting)
-    return cell(code.model, layers_of_cell, jnp.zeros_like(h), h), h
+    return cell(code.model, cell_weights(acting), jnp.zeros_like(h), h), h

@@ -26,6 +26,7 @@ class JaxEngine(AbstractEngine):
     name = "jax"
     solvers = SOLVERS
     stabilities = STABILITIES
+    has_layers = True
     unrolls = tuple(name for name in SOLVERS if name != "newton")
 
     def __init__(self, device: str = "auto") -> None:

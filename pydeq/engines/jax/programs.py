@@ -169,7 +169,9 @@ def _source() -> str:
     """Digest the files that say what is compiled."""
     digest = hashlib.sha256()
     here = Path(__file__).parent
-    for path in [*sorted(here.rglob("*.py")), *sorted((here.parents[1] / "model").glob("*.py"))]:
+    package = here.parents[1]
+    model = [package / "layers.py", *sorted((package / "model").glob("*.py"))]
+    for path in [*sorted(here.rglob("*.py")), *model]:
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

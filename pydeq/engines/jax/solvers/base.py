@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from pydeq.engines.jax.cell import Layers, cell
+from pydeq.engines.jax.cell import Acting, cell
 from pydeq.model import ModelSpec
 
 __all__ = ["Controls", "Field", "Solver", "Step", "is_steady"]
@@ -27,11 +27,11 @@ class Field(NamedTuple):
     """The cell with its weights: ``field(u, h)`` is f, each row ``(B, n_state)`` by itself."""
 
     model: ModelSpec
-    layers: Layers
+    weights: Acting
 
     def __call__(self, u: jax.Array, h: jax.Array) -> jax.Array:
         """Return f(u, h)."""
-        return cell(self.model, self.layers, u, h)
+        return cell(self.model, self.weights, u, h)
 
 
 class Step(NamedTuple):

@@ -19,7 +19,7 @@ def peaceman_rachford(field: Field, controls: Controls) -> Solver:
     z = (v + s) (2 I - W)^-1 and w <- 2 z - v. By the second, z W + s = 2 z - v, the next w: so
     act(w) is the cell at the state z, and each iteration takes one product with a matrix.
     """
-    ((weight, bias),) = field.layers
+    weight, bias = (field.weights[f"cell.0.{name}"] for name in ("weight", "bias"))
     resolvent = jnp.linalg.inv(2 * jnp.eye(len(weight), dtype=weight.dtype) - weight)
     act = activation(field.model)
     return Solver(partial(_init, weight, bias), partial(_step, resolvent, bias, act))

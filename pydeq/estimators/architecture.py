@@ -1,0 +1,109 @@
+"""Checks of encoder, cell, decoder and input_shape: from an estimator's parameters to a model's."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from pydeq.layers import Activation, GroupNorm, Layer, MaxPool, MeanPool
+from pydeq.model import ModelSpec, walk
+
+__all__ = ["ARCHITECTURE", "with_layers"]
+
+ARCHITECTURE = ("input_shape", "encoder", "cell", "decoder")
+"""The parameters that say a model's layers; None: what `n_state` and others say."""
+
+
+def with_layers(params: Mapping[str, Any], model: ModelSpec) -> ModelSpec:
+    """Return `model` with the layers that `params`, an estimator's parameters, ask for.
+
+    Raises
+    ------
+    ValueError
+        If a value is none, or a layer does not fit where it stands. It names the layer, its place,
+        what it is given and what it needs.
+    """
+    given: dict[str, Any] = {n: _layers(n, params.get(n)) for n in ARCHITECTURE[1:]}
+    model = dataclasses.replace(model, **given, input_shape=_input_shape(params, model.n_features))
+    if not model.has_layers:
+        return model
+    if model.cell is not None:
+        if model.stability == "monotone":
+            raise ValueError(
+                "stability='monotone' is a cell of its own, act(z W + h + b), which needs "
+                f"cell=None and hidden_layer_sizes=(); got cell={params['cell']!r:.300}."
+            )
+        if not model.cell:
+            raise ValueError("cell must have a layer with weights; got ().")
+        model = dataclasses.replace(model, hidden_layer_sizes=(), activation="identity")
+    if model.encoder is not None:
+        if model.n_state is None and model.decoder is None:
+            model = dataclasses.replace(model, decoder=())
+        model = dataclasses.replace(model, n_state=1)
+        model = dataclasses.replace(model, n_state=math.prod(_state_shape(model)))
+    _check_cell(model)
+    return model
+
+
+def _state_shape(model: ModelSpec) -> tuple[int, ...]:
+    """Return the shape of the state; all else is checked here too."""
+    return model.network.state_shape
+
+
+def _check_cell(model: ModelSpec) -> None:
+    cell = model.network.cell
+    if not any(placed.has_weights for placed in cell):
+        raise ValueError(
+            f"cell must have a layer with weights, such as Dense or Conv; got {model.cell!r:.300}."
+        )
+    if model.stability != "contractive":
+        return
+    for placed in walk(cell):
+        if isinstance(placed.layer, GroupNorm):
+            raise ValueError(
+                f"{placed.where}: stability='contractive' scales a cell by the Lipschitz bounds of "
+                "its layers, and this one has none: it divides by the spread of its input, which "
+                "may be near 0. Leave it out of the cell (the encoder may have it), or take "
+                "stability='jacobian' or 'none'."
+            )
+    free = (Activation, MaxPool, MeanPool)
+    if all(isinstance(p.layer, free) or not p.has_weights for p in cell):
+        raise ValueError("cell must have a layer that can be scaled: Dense, Conv or Residual.")
+
+
+def _input_shape(params: Mapping[str, Any], n_features: int) -> tuple[int, ...] | None:
+    value = params.get("input_shape")
+    if value is None:
+        return None
+    shape = value.tolist() if isinstance(value, np.ndarray) else value
+    integers = isinstance(shape, list | tuple) and all(
+        isinstance(n, int | np.integer) and not isinstance(n, bool) and n >= 1 for n in shape
+    )
+    if not integers or len(shape) not in (1, 3):
+        raise ValueError(
+            "input_shape must be None, the shape of an image (channels, height, width), such as "
+            f"(1, 28, 28), or (n_features,); got {value!r}."
+        )
+    if math.prod(shape) != n_features:
+        raise ValueError(
+            f"input_shape={tuple(shape)} has {math.prod(shape)} values, and X has {n_features} "
+            "features; each row of X must be one image, channel by channel, row by row."
+        )
+    return tuple(int(n) for n in shape)
+
+
+def _layers(name: str, value: Any) -> tuple[Layer, ...] | None:
+    if value is None:
+        return None
+    given = (value,) if isinstance(value, Layer) else value
+    if not isinstance(given, list | tuple):
+        raise ValueError(
+            f"{name} must be None or a sequence of pydeq.layers, such as [Dense(64)]; got "
+            f"{value!r:.300}."
+        )
+    for i, layer in enumerate(given):
+        if not isinstance(layer, Layer):
+            raise ValueError(f"{name}[{i}] must be one of pydeq.layers; got {layer!r:.300}.")
+    return tuple(given)

@@ -1,0 +1,134 @@
+"""Layers as they act in a model, in numpy float64, with bounds of their rounding.
+
+The cell of layers that the user gave; its twin for the cells that pydeq names is
+:mod:`pydeq.model.cell`.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from pydeq import layers
+from pydeq.model.bounds import lipschitz, log_scaling_bounds
+from pydeq.model.forward import FUNCTIONS, forward, push_forward
+from pydeq.model.network import Part, Placed
+from pydeq.model.params import Params
+from pydeq.model.spec import ModelSpec
+
+__all__ = ["LayeredCell", "LayeredLinearization", "layered_cell", "linearize_layers", "with_error"]
+
+
+class LayeredCell(NamedTuple):
+    """A cell of layers in float64, as they act."""
+
+    part: Part
+    params: Params
+    lipschitz: float  # an upper bound; inf: there is none
+
+
+class LayeredLinearization(NamedTuple):
+    """The cell at the points (z, h) of n samples, and its derivative there."""
+
+    cell: LayeredCell
+    start: np.ndarray  # z + h (n, *state_shape)
+    value: np.ndarray  # f(z, h) (n, n_state)
+    error: np.ndarray  # bound of the value's rounding error, ||.||_2 (n,); inf: none is known
+    lipschitz: float
+
+    def at(self, rows: np.ndarray) -> "LayeredLinearization":
+        """Return those samples."""
+        value, error = self.value[rows], self.error[rows]
+        return self._replace(start=self.start[rows], value=value, error=error)
+
+    def jvp(self, tangent: np.ndarray) -> np.ndarray:
+        """Return df/dz t of the tangents t ``(n, n_state)``, or of k each, ``(n, k, n_state)``."""
+        start, along = self.start, tangent.reshape(-1, *self.start.shape[1:])
+        if tangent.ndim == 3:
+            start = np.repeat(start, tangent.shape[1], axis=0)
+        _, pushed = push_forward(self.cell.part, self.cell.params, start, along)
+        return pushed.reshape(tangent.shape)
+
+    def jacobians(self) -> np.ndarray:
+        """Return the transposed Jacobians J[k, i, j] = df_j/dz_i, ``(n, n_state, n_state)``."""
+        n, width = self.value.shape
+        return self.jvp(np.broadcast_to(np.eye(width), (n, width, width)))
+
+    def rank_bound(self) -> int:
+        """Return an upper bound of the rank of df/dz at one sample, the only one here."""
+        a, ranks = self.start, [self.value.shape[1]]
+        for placed in self.cell.part:
+            a = forward((placed,), self.cell.params, a)
+            ranks.append(math.prod(placed.gives))
+            if isinstance(placed.layer, layers.Activation):
+                slope = FUNCTIONS[placed.layer.name][1]
+                ranks += [] if slope is None else [int(np.count_nonzero(slope(a)))]
+        return min(ranks)
+
+
+def layered_cell(model: ModelSpec, params: Params, unit: float) -> LayeredCell:
+    """Return the cell's layers as they act; `unit` is the relative error of a product."""
+    part = model.network.cell
+    acting = {n: np.asarray(v, np.float64) for n, v in params.items() if n.startswith("cell.")}
+    if model.stability == "contractive":
+        logs = log_scaling_bounds(part, acting)
+        scale = float(np.exp(min(0.0, (np.log(model.contraction) - sum(logs)) / len(logs))))
+        for placed in part:
+            if isinstance(placed.layer, layers.Dense | layers.Conv):
+                acting[f"{placed.name}.weight"] = scale * acting[f"{placed.name}.weight"]
+            elif isinstance(placed.layer, layers.Residual):
+                acting[f"{placed.name}.factor"] = np.array(scale)
+    bound = (1 + unit) ** len(acting) * lipschitz(part, acting)
+    if model.stability == "contractive":
+        bound = min(bound, model.contraction)
+    return LayeredCell(part, acting, bound)
+
+
+def linearize_layers(
+    cell: LayeredCell, h: np.ndarray, error: np.ndarray, state: np.ndarray, unit: float
+) -> LayeredLinearization:
+    """Return the cell and its derivative at ``(n, n_state)`` states; `error` bounds that of h."""
+    start = (np.asarray(state, np.float64) + h).reshape(-1, *cell.part[0].given)
+    error = error + unit * _norm(start)
+    value, error = with_error(cell.part, cell.params, start, error, unit)
+    return LayeredLinearization(cell, start, value.reshape(state.shape), error, cell.lipschitz)
+
+
+def with_error(
+    part: Part, params: Mapping[str, np.ndarray], a: np.ndarray, error: np.ndarray, unit: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return what layers make of `a`, and a bound of its error ``(n,)``, in the Euclidean norm.
+
+    `error` is that of `a`; `unit` bounds the relative error of an inner product.
+    """
+    for placed in part:
+        if isinstance(placed.layer, layers.Residual):
+            factor = params.get(f"{placed.name}.factor", 1.0)
+            inner, of_inner = with_error(placed.inner, params, a, error, unit)
+            a = factor * (a + inner)
+            error = factor * (error + of_inner) + unit * _norm(a)
+        elif isinstance(placed.layer, layers.GroupNorm):
+            a, error = forward((placed,), params, a), np.full(len(a), np.inf)
+        elif isinstance(placed.layer, layers.Dense | layers.Conv):
+            size, bias = _sizes(placed, params)
+            error = lipschitz((placed,), params) * error + unit * (size * _norm(a) + bias)
+            a = forward((placed,), params, a)
+        else:
+            a = forward((placed,), params, a)
+            error = error + unit * _norm(a)
+    return a, error
+
+
+def _sizes(placed: Placed, params: Mapping[str, np.ndarray]) -> tuple[float, float]:
+    """Return bounds of the norm of ``|weight|`` and of the bias as it is added."""
+    weight, bias = params[f"{placed.name}.weight"], params[f"{placed.name}.bias"]
+    if weight.ndim == 2:
+        return float(np.linalg.norm(weight)), float(np.linalg.norm(bias))
+    rows, columns = (np.abs(weight).sum(axis=axes).max() for axes in ((1, 2, 3), (0, 2, 3)))
+    pixels = math.prod(placed.gives[1:])
+    return float(np.sqrt(rows * columns)), float(np.linalg.norm(bias) * np.sqrt(pixels))
+
+
+def _norm(a: np.ndarray) -> np.ndarray:
+    return np.linalg.norm(a.reshape(len(a), -1), axis=1)
