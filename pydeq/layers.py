@@ -17,7 +17,6 @@ __all__ = [
     "Dense",
     "Flatten",
     "GroupNorm",
-    "Layer",
     "MaxPool",
     "MeanPool",
     "Residual",
