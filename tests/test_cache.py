@@ -5,9 +5,10 @@ import subprocess
 import sys
 import textwrap
 
+import jax.numpy as jnp
 import pytest
 
-from pydeq.engines.jax import cache, describe_cache
+from pydeq.engines.jax import cache, describe_cache, programs
 
 CODE = """
     import numpy as np, pydeq, warnings
@@ -92,6 +93,20 @@ def test_a_cache_that_the_user_gave_jax_is_used_instead(folder, tmp_path):
     finish(start(**settings))
     assert not folder.exists()
     assert len(list(own.glob("*-cache"))) >= 3
+
+
+def test_of_several_processes_none_keeps_a_program(folder, monkeypatch):
+    """A program names its device by the number that this has among those of all processes."""
+    kept = []
+    monkeypatch.setattr(programs, "_keep", lambda key, *_: kept.append(key))
+    program = programs.Program(lambda code, x: (x + 1,))
+    with monkeypatch.context() as several:
+        several.setattr(programs.jax, "process_count", lambda: 2)
+        (found,) = program("of two", jnp.zeros(3))
+    assert found.tolist() == [1, 1, 1]
+    assert kept == []
+    program("of one", jnp.zeros(3))
+    assert len(kept) == 1
 
 
 def test_an_entry_comes_back_under_its_own_key_alone(folder):

@@ -5,7 +5,7 @@ import logging
 import numpy as np
 import pytest
 
-from pydeq import DEQRegressor, engines
+from pydeq import DEQRegressor, EngineUnavailableError, engines
 from pydeq.engines import BatchReport, epoch_report, get_engine
 from pydeq.engines.julia import JuliaEngine
 from pydeq.model import ModelSpec, SolverSpec
@@ -63,6 +63,14 @@ def test_auto_keeps_to_its_choice_for_what_it_has(julia_has_little, monkeypatch)
     get_engine("auto", "cpu", MODEL, SolverSpec("newton"))
     get_engine("auto", "cpu")
     assert opened == ["julia", "julia"]
+
+
+def test_several_processes_train_on_jax_alone(julia_has_little, caplog):
+    with caplog.at_level(logging.INFO, "pydeq"):
+        assert get_engine("auto", "cpu", MODEL, SolverSpec("newton"), 2).name == "jax"
+    assert "Julia trains in one process; this fit has 2" in caplog.text
+    with pytest.raises(EngineUnavailableError, match="engine='julia' trains in one process"):
+        get_engine("julia", "cpu", MODEL, SolverSpec("newton"), 2)
 
 
 def test_an_estimator_says_what_it_needs(julia_has_little):

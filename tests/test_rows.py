@@ -2,6 +2,7 @@
 
 import errno
 import gc
+import os
 import tempfile
 import threading
 from pathlib import Path
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 
 from pydeq.estimators import rows
 from pydeq.estimators.rows import is_sliced, mapped, read_blocks, row_bytes
-from pydeq.model import RowReader, batching, read_ahead, reading
+from pydeq.model import RowReader, batching, read_ahead
 
 
 @pytest.fixture(autouse=True)
@@ -165,8 +166,7 @@ def test_a_full_disk_says_where_the_copy_was_to_go(monkeypatch):
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), mode=st.sampled_from(["r", "r+", "c"]))
-def test_pages_that_were_given_back_are_read_again(data, mode, tmp_path, monkeypatch):
-    monkeypatch.setattr(reading, "MAPPED_BYTES", 1 << 17)
+def test_rows_of_a_mapped_file_are_those_of_the_map(data, mode, tmp_path):
     array = np.random.default_rng(0).normal(size=(50, 30))
     np.save(tmp_path / "X.npy", array)
     source = np.load(tmp_path / "X.npy", mmap_mode=mode)
@@ -183,6 +183,45 @@ def test_pages_that_were_given_back_are_read_again(data, mode, tmp_path, monkeyp
         found = reader(index)
         assert type(found) is np.ndarray
         np.testing.assert_array_equal(found, array[index])
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="reads maps anywhere but on Linux")
+def test_a_file_is_read_past_its_map_whatever_became_of_its_name(tmp_path):
+    array = np.random.default_rng(0).normal(size=(4000, 100))
+    np.save(tmp_path / "X.npy", array)
+    source = np.load(tmp_path / "X.npy", mmap_mode="r")
+    np.save(tmp_path / "other.npy", array + 1)
+    (tmp_path / "other.npy").rename(tmp_path / "X.npy")
+    before = resident(source)
+    reader = RowReader(source)
+    np.testing.assert_array_equal(reader(np.array([3999, 0, 7])), array[[3999, 0, 7]])
+    np.testing.assert_array_equal(reader(slice(0, 4000)), array)
+    assert resident(source) == before
+    source.sum()  # through the map they count
+    assert resident(source) > before + 3000
+
+
+def resident(array):
+    """Return the kilobytes of the map that an array lies in that count as memory."""
+    address, inside = array.ctypes.data, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        first = line.split()[0]
+        if not first.endswith(":"):
+            low, high = (int(end, 16) for end in first.split("-"))
+            inside = low <= address < high
+        elif inside and first == "Rss:":
+            return int(line.split()[1])
+    raise AssertionError("no such map")
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="reads maps anywhere but on Linux")
+def test_a_file_that_became_shorter_is_an_error(tmp_path):
+    np.save(tmp_path / "X.npy", np.zeros((4000, 100)))
+    reader = RowReader(np.load(tmp_path / "X.npy", mmap_mode="r"))
+    os.truncate(tmp_path / "X.npy", 100_000)
+    assert reader(np.array([3])).sum() == 0
+    with pytest.raises(OSError, match="its map of 4000 rows has: it has become shorter"):
+        reader(np.array([3, 3999]))
 
 
 def test_items_are_made_ahead_by_another_thread():

@@ -73,6 +73,7 @@ def get_engine(
     device: str = "auto",
     model: ModelSpec | None = None,
     solver: SolverSpec | None = None,
+    n_processes: int = 1,
 ) -> AbstractEngine:
     """Return the engine called `name`, on `device`.
 
@@ -88,12 +89,16 @@ def get_engine(
     solver : SolverSpec, optional
         What the engine is wanted for: ``auto`` takes JAX, too, where Julia has not what they ask
         for.
+    n_processes : int
+        How many are to train together; of several ``auto`` takes JAX.
 
     Raises
     ------
     EngineUnavailableError
         If the engine or the device cannot be used here; says why and what to do.
     """
+    if n_processes > 1:
+        name = engine_of_several(name, n_processes)
     if name != "auto":
         return open_engine(name, device)
     choice = auto_choice()
@@ -133,6 +138,19 @@ def open_engine(name: str, device: str) -> AbstractEngine:
     from pydeq.engines.jax import JaxEngine
 
     return JaxEngine(device)
+
+
+def engine_of_several(name: str, n_processes: int) -> str:
+    """Return the engine called `name` in a fit of several processes, or raise."""
+    if name == "julia":
+        raise EngineUnavailableError(
+            f"engine='julia' trains in one process, and jax.distributed has connected "
+            f"{n_processes} for this fit. Pass engine='jax' or 'auto', or fit without "
+            "jax.distributed.initialize()."
+        )
+    if name == "auto":
+        _log.info("engine='auto': JAX (Julia trains in one process; this fit has %d)", n_processes)
+    return "jax"
 
 
 def auto_choice() -> str:

@@ -265,7 +265,7 @@ class AbstractDEQEstimator(AbstractFitted):
             training = _one_epoch(training)
         random_state = copy.deepcopy(new.random_state)
         start = new._start(model, random_state, data, resume, incremental, group)
-        engine = get_engine(*parameters.check_engine(params), model, solver)
+        engine = get_engine(*parameters.check_engine(params), model, solver, group.size)
         keeper = None
         if checkpoint is not None:
             given = {**params, "random_state": random_state, "engine": engine.name}

@@ -2,6 +2,7 @@
 
 python tests/benchmarks/scale.py rows --out rows.json         (3 sizes; a 4 GB file in --folder)
 python tests/benchmarks/scale.py kills --out kills.json       (50 kills of a fit with checkpoints)
+python tests/benchmarks/scale.py deaths --out deaths.json     (one of 2 and of 4, 20 times)
 python tests/benchmarks/scale.py processes --out processes.json    (1, 2 and 4 of them, MNIST)
 """
 
@@ -23,6 +24,9 @@ N_FEATURES = 100
 MOST_IN_MEMORY = 1_000_000
 """Rows up to which the same is measured from memory."""
 
+EPOCHS_OF_DEATHS = 250
+"""More than pass until the last death."""
+
 
 @click.group()
 def main():
@@ -33,13 +37,13 @@ def out_option(command):
     return click.option("--out", type=click.Path(path_type=Path), required=True)(command)
 
 
-def run(*args, cpus=None, wait=True, **environment):
+def run(*args, cpus=None, wait=True, errors=None, **environment):
     """Start this file's worker of that name in a process of its own."""
     command = [sys.executable, str(HERE), *map(str, args)]
     if cpus is not None:
         command = ["taskset", "-c", cpus, *command]
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env={**os.environ, **environment}
+        command, stdout=subprocess.PIPE, stderr=errors, text=True, env={**os.environ, **environment}
     )
     return answer(process) if wait else process
 
@@ -132,6 +136,7 @@ def kills(n, out):
             process.send_signal(signal.SIGKILL)
             process.communicate()
             same += run("fit-kept", kept)["digest"] == unbroken["digest"]
+            click.echo(f"{i + 1} kills, {alive} of a fit under way, {same} times the same bits")
     found = {"kills": n, "alive_when_killed": alive, "same_bits": same, **write_time(unbroken)}
     click.echo(json.dumps(found))
     out.write_text(json.dumps(found, indent=1))
@@ -172,6 +177,99 @@ def fit_kept(folder):
     mean = float(np.mean(spent)) if spent else 0.0
     found = {"digest": digest, "seconds": seconds, "seconds_a_checkpoint": mean, "bytes": size}
     print(json.dumps(found))
+
+
+# --- deaths ---
+
+
+@main.command()
+@click.option("--sizes", default="2,4")
+@click.option("--n", default=20)
+@out_option
+def deaths(sizes, n, out):
+    """Kill one of the processes of a fit again and again; each start goes on from the last."""
+    found, rng = [], np.random.default_rng(0)
+    for size in map(int, sizes.split(",")):
+        with tempfile.TemporaryDirectory() as folder:
+            unbroken = fit_together(size, Path(folder) / "unbroken")
+            expected = digest_of(unbroken)
+            kept = Path(folder) / "kept"
+            ends = [one_death(size, kept, rng) for _ in range(n)]
+            same = digest_of(fit_together(size, kept)) == expected
+        waits = [end["seconds"] for end in ends]
+        found.append(
+            {"processes": size, "deaths": n, "longest_seconds": max(waits),
+             "mean_seconds": float(np.mean(waits)), "with_a_message": sum(e["said"] for e in ends),
+             "went_on": sum(e["went_on"] for e in ends), "same_bits_at_the_end": same}
+        )  # fmt: skip
+        click.echo(json.dumps(found[-1]))
+    out.write_text(json.dumps(found, indent=1))
+
+
+def fit_together(size, kept):
+    port = free_port()
+    return [
+        run("fit-shared", rank, size, port, kept, wait=False, errors=subprocess.STDOUT)
+        for rank in range(size)
+    ]
+
+
+def digest_of(processes):
+    """Return the line in which the first process names its weights."""
+    said = [process.communicate()[0] for process in processes]
+    return next(line for line in said[0].splitlines() if line.startswith('{"digest"'))
+
+
+def one_death(size, kept, rng):
+    """Start, let some epochs pass, kill one, and see how the others end."""
+    before = newest(kept)
+    processes = fit_together(size, kept)
+    while newest(kept) <= before + 1 and all(process.poll() is None for process in processes):
+        time.sleep(0.01)
+    time.sleep(rng.uniform(0, 0.3))
+    went_on = newest(kept) > before + 1
+    dead = int(rng.integers(size))
+    processes[dead].send_signal(signal.SIGKILL)
+    killed = time.monotonic()
+    said = [process.communicate()[0] for process in processes]
+    codes = [process.returncode for process in processes]
+    seconds = time.monotonic() - killed
+    words = ("one of them has ended", "another task died", "leader", "coordinator")
+    others = [text for rank, text in enumerate(said) if rank != dead]
+    heard = all(any(word in text.lower() for word in words) for text in others)
+    found = {"seconds": seconds, "said": heard and all(codes), "went_on": went_on}
+    click.echo(json.dumps({"processes": size, **found}))
+    return found
+
+
+def newest(kept):
+    """Return the epoch of the newest checkpoint, or 0."""
+    return max(
+        (int(path.stem.split("-")[1]) for path in kept.glob("epoch-*.safetensors")), default=0
+    )
+
+
+@main.command("fit-shared", hidden=True)
+@click.argument("rank", type=int)
+@click.argument("size", type=int)
+@click.argument("port")
+@click.argument("folder", type=click.Path(path_type=Path))
+def fit_shared(rank, size, port, folder):
+    import jax
+
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(f"127.0.0.1:{port}", size, rank, heartbeat_timeout_seconds=10)
+    from pydeq import Checkpoint, DEQClassifier
+    from pydeq.estimators import checkpoint
+
+    X = np.random.default_rng(0).normal(size=(400, 5)).astype("f4")
+    settings = {"n_state": 8, "hidden_layer_sizes": 8, "tol": 0.0, "max_iter": EPOCHS_OF_DEATHS}
+    model = DEQClassifier(
+        **settings, n_iter_no_change=EPOCHS_OF_DEATHS, random_state=0, engine="jax"
+    )
+    model.fit(X, X[:, 0] * X[:, 1] > 0, checkpoint=Checkpoint(folder, every_epochs=1))
+    digests = [checkpoint.digest(value) for value in model.params_.values()]
+    print(json.dumps({"digest": digests}), flush=True)
 
 
 # --- processes ---
