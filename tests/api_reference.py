@@ -53,10 +53,11 @@ CONTENTS = {
         "pydeq.EpochRecord",
     ],
     "Fixed points": ["pydeq.fixed_point", "pydeq.FixedPoint"],
-    "The models of the blog posts": [
+    "Presets": [
         "pydeq.presets.double",
         "pydeq.presets.double_data",
         "pydeq.presets.mnist",
+        "pydeq.presets.mnist_conv",
     ],
     "Data": ["pydeq.datasets.load_digits", "pydeq.datasets.load_mnist"],
     "Figures": [

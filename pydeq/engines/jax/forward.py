@@ -53,19 +53,21 @@ def _dense(placed: Placed, layer: Any, params: Params, a: jax.Array) -> jax.Arra
 
 
 def _conv(placed: Placed, layer: layers.Conv, params: Params, a: jax.Array) -> jax.Array:
-    sides = ((layer.kernel_size - 1) // 2, layer.kernel_size // 2)
-    if layer.padding == "circular":
-        a, padding = jnp.pad(a, ((0, 0), (0, 0), sides, sides), "wrap"), "VALID"
-    else:
-        padding = (sides, sides)
-    a = jax.lax.conv_general_dilated(
-        a,
-        params[f"{placed.name}.weight"],
-        (layer.stride, layer.stride),
-        padding,
-        dimension_numbers=("NCHW", "OIHW", "NCHW"),
-    )
-    return a + params[f"{placed.name}.bias"][:, None, None]
+    """Return one product with all that a kernel sees of each pixel.
+
+    XLA's own convolution takes 7 times as long in a loop on a CPU, and its gradient 14 times.
+    """
+    weight, bias = params[f"{placed.name}.weight"], params[f"{placed.name}.bias"]
+    channels, height, width = placed.gives
+    k, step = layer.kernel_size, layer.stride
+    sides = ((k - 1) // 2, k // 2)
+    mode = "wrap" if layer.padding == "circular" else "constant"
+    a = jnp.pad(a.transpose(0, 2, 3, 1), ((0, 0), sides, sides, (0, 0)), mode)
+    rows, columns = (height - 1) * step + 1, (width - 1) * step + 1
+    seen = [a[:, i : i + rows : step, j : j + columns : step] for i in range(k) for j in range(k)]
+    kernel = weight.transpose(2, 3, 1, 0).reshape(-1, channels)
+    made = jnp.concatenate(seen, axis=3).reshape(-1, len(kernel)) @ kernel + bias
+    return made.reshape(-1, height, width, channels).transpose(0, 3, 1, 2)
 
 
 def _activation(
