@@ -177,8 +177,8 @@ def mnist_conv(**overrides: Any) -> DEQClassifier:
     return DEQClassifier(**{**settings, **overrides})
 
 
-# What the two of the posts have in common. They have no weight decay, no averaging and no early end, and start
-# alike on every run.
+# What the two of the posts have in common. They have no weight decay, no averaging and no early
+# end, and start alike on every run.
 _COMMON: dict[str, Any] = {
     "stability": "none",
     "solver": "tsit5",
