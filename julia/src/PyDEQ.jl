@@ -51,6 +51,7 @@ include("loss.jl")
 include("device.jl")
 include("session.jl")
 include("training.jl")
+include("pass.jl")
 include("precompile.jl")
 
 end

@@ -56,10 +56,13 @@ Solve ``(I - \\partial f/\\partial z)^T \\lambda = g`` at the states `z`, on the
 function adjoint_state(solver::Solver, network::Network, flat, h, z, g::AbstractMatrix{T}) where {T}
     here = Matrix{T}(h)
     jacobian = Jacobian(Cell(network, Vector{T}(flat), here), Matrix{T}(z), here)
-    b = Matrix{T}(g)
+    return copyto!(similar(g), solve_adjoint(solver, jacobian, Matrix{T}(g)))
+end
+
+"""The same on the CPU; the `jacobian` is void afterwards."""
+function solve_adjoint(solver::Solver, jacobian::Jacobian, g::Matrix)
     rtol = min(ADJOINT_SHARE * max(solver.abstol, solver.reltol), LOOSEST_ADJOINT)
-    lambda = solve_linear!(similar(b), zeros(Int, size(b, 2)), jacobian, b, rtol, true)
-    return copyto!(similar(g), lambda)
+    return solve_linear!(similar(g), zeros(Int, size(g, 2)), jacobian, g, rtol, true)
 end
 
 """The value is z*, the gradient that of one application of the cell to it (Fung et al. 2022)."""

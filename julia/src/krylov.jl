@@ -1,7 +1,7 @@
 # Linear systems, many small ones at once, each column stopping on its own.
 
-"""Directions that are kept."""
-const KRYLOV_WINDOW = 2
+"""Directions that are kept. Two take as many products where the cell contracts, and longer."""
+const KRYLOV_WINDOW = 1
 
 """In so many steps a column must halve its residual; and the most steps that it may take."""
 const PATIENCE, MAX_KRYLOV_STEPS = 40, 480

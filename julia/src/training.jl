@@ -44,6 +44,14 @@ end
 
 is_unrolled(session) = session.model.horizon === nothing && session.solver.adjoint === :unrolled
 
+"""The same as [`pass_by_hand`](@ref), for every session."""
+function pass_by_zygote(session::Session, x, target, weight, probe, tape::Tape)
+    value, back = Zygote.pullback(session.theta) do theta
+        batch_loss(theta, session, x, target, weight, probe, tape)
+    end
+    return value, () -> only(back(one(value)))
+end
+
 """
     batch_gradient(session, x, target, weight, probe)
 
@@ -58,15 +66,14 @@ function batch_gradient(session::Session{T}, x, target, weight, probe) where {T}
     n_evals, converged = zeros(Int, length(weight)), fill(false, length(weight))
     residuals = zeros(T, length(weight))
     active = copy(rows)
-    loss, gradient, total = zero(T), zero(session.theta), zero(T)
+    loss, gradient, total = zero(T), nothing, zero(T)
     while !isempty(active)
         tape = Tape()
         everyone = length(active) == length(weight)
         batch = everyone ? (x, target, weight) :
             (x[:, active], samples(target, active), weight[active])
-        value, back = Zygote.pullback(session.theta) do theta
-            batch_loss(theta, session, batch..., probe, tape)
-        end
+        value, back = goes_by_hand(session) ? pass_by_hand(session, batch..., tape) :
+            pass_by_zygote(session, batch..., probe, tape)
         outcome = tape.found[]
         n_evals[active] .+= outcome.n_evals
         converged[active], residuals[active] = outcome.converged, residual(outcome)
@@ -76,10 +83,11 @@ function batch_gradient(session::Session{T}, x, target, weight, probe) where {T}
         all(passed) || continue
         total = sum(tape.weight[])
         if total > 0
-            loss, gradient = value, only(back(one(value)))
+            loss, gradient = value, back()
         end
         break
     end
+    gradient === nothing && (gradient = zero(session.theta))
     if !session.training.train_encoder
         view(gradient, encoder_range(session.model)) .= 0
     end

@@ -109,3 +109,20 @@ end
     largest = maximum(maximum(abs, e) for e in expected)
     @test all(maximum(abs, f .- e) <= 2.0e-3 * max(maximum(abs, e), 1.0e-3 * largest) for (f, e) in zip(found, expected))
 end
+
+@testset "without Zygote as with it: $(changes)" for changes in [
+        (; stability = "contractive", solver = "anderson", loss = "log_loss", hidden_layer_sizes = [5, 9]),
+        (; activation = "logistic", adjoint = "jfb"),
+        (; n_state = nothing, n_outputs = 3, activation = "relu", solver = "fixed_point"),
+        (; stability = "monotone", hidden_layer_sizes = Int[], solver = "peaceman_rachford"),
+    ]
+    s = settings(; changes...)
+    x, target, weight = random_batch(s)
+    weight[2] = 0
+    session = open_with(s, random_arrays(s))
+    @test PyDEQ.goes_by_hand(session)
+    found, back = PyDEQ.pass_by_hand(session, x, target, weight, PyDEQ.Tape())
+    expected, general = PyDEQ.pass_by_zygote(session, x, target, weight, probe_of(s), PyDEQ.Tape())
+    @test found ≈ expected rtol = 1.0e-12
+    @test off_by(back(), general()) < 1.0e-8
+end
