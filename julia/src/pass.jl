@@ -1,8 +1,8 @@
 # A batch's loss and its gradient without Zygote, for the dense cell on the CPU.
 #
 # An epoch of MNIST takes 0.86 of the CPU time of the general way, Zygote through `batch_loss`, with
-# `DEQClassifier()`, and 0.87 with the contractive cell of the post: fewer arrays as long as theta are
-# made, and the cell is not evaluated once more. Tested against the general way.
+# `DEQClassifier()`, and 0.87 with the contractive cell of the post: it makes fewer arrays as long as
+# theta, and evaluates the cell once less. Tested against the general way.
 
 """Whether [`pass_by_hand`](@ref) knows all that the session's loss is made of."""
 function goes_by_hand(session::Session)
