@@ -48,8 +48,32 @@ MODELS = {
 }
 
 
-def random_layers(rng, n):
-    """Return a few layers of any kind."""
+def random_layers(rng, n, given):
+    """Return layers, most of which can take the shape that they are given, and what they give."""
+    made = []
+    for _ in range(n):
+        for _ in range(10):
+            layer = _random_layer(rng, given)
+            try:
+                given = layer.shape(given)
+            except ValueError:
+                if rng.random() < 0.97:
+                    continue
+            made.append(layer)
+            break
+    return made, given
+
+
+def random_architecture(rng):
+    """Return encoder, cell and decoder for images (1, 6, 6) and two outputs; some do not fit."""
+    encoder, state = random_layers(rng, rng.integers(1, 4), (1, 6, 6))
+    cell, made = random_layers(rng, rng.integers(1, 3), state)
+    cell.append(Dense(state[0]) if len(made) == 1 else Conv(state[0], 1))
+    decoder = [Flatten(), Dense(2)]
+    return {"input_shape": (1, 6, 6), "encoder": encoder, "cell": cell, "decoder": decoder}
+
+
+def _random_layer(rng, given):
     kinds = [
         lambda: Dense(int(rng.choice([3, 8]))),
         lambda: Conv(
@@ -63,9 +87,9 @@ def random_layers(rng, n):
         lambda: MaxPool(2),
         lambda: MeanPool(2),
         lambda: Flatten(),
-        lambda: Residual(random_layers(rng, 2)),
+        lambda: Residual([*random_layers(rng, 1, given)[0], Activation("tanh")]),
     ]
-    return [kinds[rng.choice(len(kinds), p=_ODDS)]() for _ in range(n)]
+    return kinds[rng.choice(len(kinds), p=_ODDS)]()
 
 
 _ODDS = np.array([3, 5, 3, 1, 1, 1, 2, 1]) / 17

@@ -6,7 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
-from architecture_cases import MODELS, model_of, random_layers
+from architecture_cases import MODELS, model_of, random_architecture
 from helpers import (
     STATE_TOLERANCE,
     assert_near,
@@ -236,7 +236,7 @@ def test_the_julia_engine_says_that_it_has_no_layers():
 
 @pytest.fixture
 def n_architectures(request):
-    return request.config.getoption("--fuzz") or 12
+    return request.config.getoption("--fuzz") or 5
 
 
 def failure(model, X, y):
@@ -253,11 +253,8 @@ def test_random_architectures_are_refused_by_name_or_work(n_architectures, tmp_p
     n_fitted = 0
     for seed in range(n_architectures):
         rng = np.random.default_rng(seed)
-        given = {name: random_layers(rng, rng.integers(1, 4)) for name in ("encoder", "cell")}
+        given = random_architecture(rng)
         stability = str(rng.choice(["none", "jacobian", "contractive"]))
-        given |= {"input_shape": (1, 6, 6), "decoder": [Flatten(), Dense(2)]}
-        if rng.random() < 0.8:
-            given["cell"] = [*given["cell"], Residual(random_layers(rng, 1))]
         model = DEQClassifier(
             **given,
             **{"max_iter": 1, "random_state": 0, "engine": "jax", "solver": "fixed_point"},
@@ -273,4 +270,4 @@ def test_random_architectures_are_refused_by_name_or_work(n_architectures, tmp_p
             model.save(tmp_path / "model")
             probabilities = model.predict_proba(X)
             np.testing.assert_array_equal(load(tmp_path / "model").predict_proba(X), probabilities)
-    assert 0 < n_fitted < n_architectures
+    assert n_fitted > n_architectures / 3
