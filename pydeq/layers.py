@@ -203,9 +203,26 @@ class GroupNorm(Layer):
         return {"scale": given[:1], "bias": given[:1]}
 
 
+@dataclass(frozen=True)
+class _Pool(Layer):
+    """One value for each square of pixels."""
+
+    size: int = 2
+
+    def __post_init__(self) -> None:
+        _set_integers(self, "size")
+
+    def shape(self, given: Shape) -> Shape:
+        """See :meth:`Layer.shape`."""
+        channels, height, width = _image(given)
+        if self.size > min(height, width):
+            raise ValueError("it needs an image that is not smaller than what it pools")
+        return (channels, height // self.size, width // self.size)
+
+
 @final
 @dataclass(frozen=True)
-class MaxPool(Layer):
+class MaxPool(_Pool):
     """The largest value of each square of pixels; what is left over at the end is not looked at.
 
     Parameters
@@ -220,19 +237,10 @@ class MaxPool(Layer):
     (16, 3, 3)
     """
 
-    size: int = 2
-
-    def __post_init__(self) -> None:
-        _set_integers(self, "size")
-
-    def shape(self, given: Shape) -> Shape:
-        """See :meth:`Layer.shape`."""
-        return _pooled(given, self.size)
-
 
 @final
 @dataclass(frozen=True)
-class MeanPool(Layer):
+class MeanPool(_Pool):
     """The mean of each square of pixels; what is left over at the end is not looked at.
 
     Parameters
@@ -246,15 +254,6 @@ class MeanPool(Layer):
     >>> MeanPool(7).shape((16, 14, 14))
     (16, 2, 2)
     """
-
-    size: int = 2
-
-    def __post_init__(self) -> None:
-        _set_integers(self, "size")
-
-    def shape(self, given: Shape) -> Shape:
-        """See :meth:`Layer.shape`."""
-        return _pooled(given, self.size)
 
 
 @final
@@ -332,13 +331,6 @@ def _image(given: Shape) -> Shape:
             "row of X is"
         )
     return given
-
-
-def _pooled(given: Shape, size: int) -> Shape:
-    channels, height, width = _image(given)
-    if size > min(height, width):
-        raise ValueError("it needs an image that is not smaller than what it pools")
-    return (channels, height // size, width // size)
 
 
 def _set_integers(layer: Layer, *names: str) -> None:
