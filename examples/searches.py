@@ -4,6 +4,7 @@ Needs `pip install pydeq[scale]`. The cluster here is two processes of this mach
 the address of a scheduler takes those of others.
 """
 
+import logging
 import warnings
 from pathlib import Path
 
@@ -28,7 +29,9 @@ def main() -> None:
 
     X, y = load_digits(return_X_y=True)
     X_train, X_test, y_train, y_test = train_test_split(X / 16, y, random_state=0)
-    with Client(n_workers=2, threads_per_worker=1, dashboard_address=None):
+    settings = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
+    # A worker that is slow to end is ended with a warning.
+    with Client(**settings, silence_logs=logging.ERROR):
         # 1. A search: joblib sends each fit to a worker.
         grid = {"learning_rate_init": [1e-4, 1e-3, 1e-2]}
         search = GridSearchCV(DEQClassifier(**SETTINGS, max_iter=3), grid, cv=2, n_jobs=2)
