@@ -66,8 +66,8 @@ class RowReader:
         if len(content) != row * length * len(first):
             name = getattr(self._array, "filename", None) or "A file"
             raise OSError(
-                f"{name} has rows no more that its map of {len(self._array)} rows has: it has "
-                "become shorter since it was mapped."
+                f"{name} is shorter than its map of {len(self._array)} rows: it was cut after it "
+                "was mapped."
             )
         return np.frombuffer(content, dtype).reshape(length * len(first), *shape)
 

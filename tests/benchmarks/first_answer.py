@@ -3,6 +3,7 @@
     python tests/benchmarks/first_answer.py                          # about five minutes
     python tests/benchmarks/first_answer.py --beside ../before       # and another checkout
     python tests/benchmarks/first_answer.py --only iris
+    python tests/benchmarks/first_answer.py --only iris --julia      # and the Julia engine
 
 Every measurement is made in a new process, once with an empty cache of compiled programs and once
 with the one that it left; what the processes do is in `TASKS`. scikit-learn's MLP and, where it is
@@ -21,14 +22,17 @@ import click
 
 ROOT = Path(__file__).resolve().parents[2]
 
+PYDEQ = """
+    import pydeq, pydeq.engines.{engine}
+    def make(width=128, **settings):
+        return pydeq.DEQClassifier(
+            n_state=width, hidden_layer_sizes=width, engine="{engine}", random_state=0, **settings
+        )
+"""
+
 MODELS = {
-    "pydeq": """
-        import pydeq, pydeq.engines.jax
-        def make(width=128, **settings):
-            return pydeq.DEQClassifier(
-                n_state=width, hidden_layer_sizes=width, engine="jax", random_state=0, **settings
-            )
-    """,
+    "pydeq": PYDEQ.format(engine="jax"),
+    "pydeq, Julia": PYDEQ.format(engine="julia"),
     "scikit-learn": """
         from sklearn.neural_network import MLPClassifier
         def make(width=128, **settings):
@@ -152,8 +156,10 @@ def measure(task, model, checkout, cache):
 @click.option("--beside", type=click.Path(exists=True), help="Another checkout of pydeq.")
 @click.option("--only", type=click.Choice(list(TASKS)), multiple=True)
 @click.option("--repeats", default=1, show_default=True)
-def main(beside, only, repeats):
+@click.option("--julia", is_flag=True, help="Measure the Julia engine too.")
+def main(beside, only, repeats, julia):
     rows = [("pydeq", ROOT), *([("pydeq", Path(beside).resolve())] if beside else [])]
+    rows += [("pydeq, Julia", ROOT)] if julia else []
     rows += [("scikit-learn", ROOT), ("torchdeq", ROOT)]
     for task in only or TASKS:
         for _ in range(repeats):

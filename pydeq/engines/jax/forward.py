@@ -55,7 +55,8 @@ def _dense(placed: Placed, layer: Any, params: Params, a: jax.Array) -> jax.Arra
 def _conv(placed: Placed, layer: layers.Conv, params: Params, a: jax.Array) -> jax.Array:
     """Return one product with all that a kernel sees of each pixel.
 
-    XLA's own convolution takes 7 times as long in a loop on a CPU, and its gradient 14 times.
+    With XLA's own convolution, which is slow in a loop on a CPU, the search and the gradient of
+    `presets.mnist_conv` took 2.5 times as long.
     """
     weight, bias = params[f"{placed.name}.weight"], params[f"{placed.name}.bias"]
     channels, height, width = placed.gives
