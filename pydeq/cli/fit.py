@@ -18,8 +18,8 @@ __all__ = ["fit"]
 HEARTBEAT_SECONDS = 20
 """After so long without a sign of life, a process is taken for dead by the others."""
 
-GRACE_SECONDS = 40
-"""What the others have to end by themselves, with a message of their own."""
+GRACE_SECONDS = 5
+"""What the others have to end by themselves, such as with an error of their own."""
 
 _file = click.Path(exists=True, dir_okay=False, path_type=Path)
 
