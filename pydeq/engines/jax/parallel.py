@@ -8,9 +8,11 @@ no part of another device in it. JAX's own runtime connects the processes
 import contextlib
 from collections import deque
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import final
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
@@ -92,9 +94,15 @@ class ParallelSession(AbstractSession):
         specs = model, solver, optimizer, params, optimizer_state
         self._parts = [JaxSession(device, *specs) for device in local]
         self._mesh = Mesh(np.array(devices), ("shard",))
+        n = len(devices)
+        pairwise = devices[0].platform == "cpu" and n & (n - 1) == 0
         self._sum = jax.jit(
             jax.shard_map(
-                _added, mesh=self._mesh, in_specs=(P("shard"), P("shard")), out_specs=(P(), P())
+                partial(_added_in_pairs, n) if pairwise else _added,
+                mesh=self._mesh,
+                in_specs=(P("shard"), P("shard")),
+                out_specs=(P(), P()),
+                check_vma=False,
             )
         )
 
@@ -201,3 +209,16 @@ class ParallelSession(AbstractSession):
 def _added(sums: jax.Array, worst: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Return the sum of the shares, and the worst residual, on every device."""
     return jax.lax.psum(sums[0], "shard"), jax.lax.pmax(worst[0], "shard")
+
+
+def _added_in_pairs(n: int, sums: jax.Array, worst: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Do the same for 2^k devices, in k exchanges with another one each.
+
+    Between processes on CPUs JAX's sum, a ring of Gloo's, takes eight times as long. All devices
+    have the same bits afterwards, because a + b is b + a.
+    """
+    both = jnp.append(sums[0], worst)
+    for k in range(n.bit_length() - 1):
+        there = jax.lax.ppermute(both, "shard", [(i, i ^ 1 << k) for i in range(n)])
+        both = jnp.append(both[:-1] + there[:-1], jnp.maximum(both[-1], there[-1]))
+    return both[:-1], both[-1]
