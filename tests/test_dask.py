@@ -1,5 +1,8 @@
 """Many fits on Dask: searches by joblib's backend, and dask_ml's wrappers around an estimator."""
 
+import logging
+import warnings
+
 import joblib
 import numpy as np
 import pytest
@@ -13,7 +16,18 @@ X = np.random.default_rng(0).normal(size=(80, 3))
 Y = (X[:, 0] > 0).astype(int)
 
 
+@pytest.fixture(scope="module")
+def client():
+    """Two workers of this machine."""
+    settings = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Dask's own
+        with distributed.Client(**settings, silence_logs=logging.ERROR) as client:
+            yield client
+
+
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.usefixtures("client")
 def test_a_search_on_two_workers_finds_what_one_process_finds():
     grid = {"learning_rate_init": [1e-3, 3e-2]}
 
@@ -21,8 +35,7 @@ def test_a_search_on_two_workers_finds_what_one_process_finds():
         return GridSearchCV(DEQClassifier(**GIVEN), grid, cv=2, n_jobs=2)
 
     expected = search().set_params(n_jobs=1).fit(X, Y)
-    settings = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
-    with distributed.Client(**settings), joblib.parallel_backend("dask"):
+    with joblib.parallel_backend("dask"):
         found = search().fit(X, Y)
     assert found.best_params_ == expected.best_params_
     scores = "mean_test_score"
@@ -30,18 +43,17 @@ def test_a_search_on_two_workers_finds_what_one_process_finds():
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.usefixtures("client")
 def test_dask_ml_trains_and_predicts_block_by_block():
     wrappers = pytest.importorskip("dask_ml.wrappers")
     import dask.array
 
     blocks, labels = dask.array.from_array(X, (40, 3)), dask.array.from_array(Y, 40)
-    settings = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
     expected = DEQClassifier(**GIVEN)
     for rows in (slice(0, 40), slice(40, 80)):
         expected.partial_fit(X[rows], Y[rows], classes=[0, 1])
-    with distributed.Client(**settings):
-        model = wrappers.Incremental(DEQClassifier(**GIVEN), shuffle_blocks=False)
-        model.fit(blocks, labels, classes=[0, 1])
-        whole = wrappers.ParallelPostFit(model.estimator_)
-        found = np.asarray(whole.predict_proba(blocks))
+    model = wrappers.Incremental(DEQClassifier(**GIVEN), shuffle_blocks=False)
+    model.fit(blocks, labels, classes=[0, 1])
+    whole = wrappers.ParallelPostFit(model.estimator_)
+    found = np.asarray(whole.predict_proba(blocks))
     np.testing.assert_allclose(found, expected.predict_proba(X), rtol=1e-6)

@@ -1,6 +1,6 @@
-import os
-import subprocess
-import sys
+"""Every example runs as a script does, says what it found, and draws its figures."""
+
+import runpy
 from pathlib import Path
 
 import pytest
@@ -18,32 +18,28 @@ SAYS = {
     "stability.py": "contractive: 450 of 450 test samples converged",
 }
 
+SETTINGS = {
+    "MPLBACKEND": "Agg",
+    "PYTHON_JULIACALL_EXE": "none",  # the Julia engine has tests of its own
+    "PYDEQ_FAST": "1",  # of MNIST a part is enough
+    "https_proxy": "http://127.0.0.1:9",  # where nothing listens: nothing is downloaded
+}
+
 
 def test_every_example_is_run():
     assert {path.name for path in EXAMPLES.glob("*.py")} == set(SAYS)
 
 
+@pytest.mark.usefixtures("close_figures")
 @pytest.mark.parametrize("name", SAYS)
-def test_runs(name, tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-W", "error", EXAMPLES / name],
-        cwd=tmp_path,
-        # The Julia engine has tests of its own, of MNIST a part is enough, and nothing is
-        # downloaded: at that proxy nothing listens.
-        env={
-            **{name: value for name, value in os.environ.items() if name != "XLA_FLAGS"},
-            "MPLBACKEND": "Agg",
-            "PYTHON_JULIACALL_EXE": "none",
-            "PYDEQ_FAST": "1",
-            "https_proxy": "http://127.0.0.1:9",
-        },
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    assert SAYS[name] in done.stdout
+def test_runs(name, tmp_path, monkeypatch, capfd):
+    for key, value in SETTINGS.items():
+        monkeypatch.setenv(key, value)
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+    said, errors = capfd.readouterr()
+    assert errors == ""
+    assert SAYS[name] in said
     figures = list((tmp_path / "out").glob("*.png"))
     assert figures
     for path in figures:

@@ -56,6 +56,8 @@ def test_two_devices_learn_what_one_does(name, devices):
         ("disagreed", "processes of a fit need the same alpha"),
         ("julia", "engine='julia' trains in one process"),
     ],
+    # By its value, the last would go to the process with Julia, and start the two once more.
+    ids=["data", "parameters", "engine"],
 )
 def test_what_one_process_refuses_all_refuse(name, text, two):
     _, said = two
