@@ -114,7 +114,7 @@ def test_has_the_posts_layers_and_starts_as_flux_does(
 
 def test_mnist_conv_is_a_contractive_model_of_images():
     specs = fit_specs(presets.mnist_conv(max_iter=3).get_params(), "log_loss", 60_000, 784, 10)
-    assert specs.model.network.state_shape == (16, 14, 14)
+    assert specs.model.network.state_shape == (32, 7, 7)
     assert specs.model.stability == "contractive"
     assert (specs.training.max_iter, specs.training.batch_size) == (3, 100)
 

@@ -146,7 +146,7 @@ class AbstractSession(abc.ABC):
         """Return the loss of one batch, penalties included, and its gradient.
 
         The Jacobian penalty takes the first probe of epoch 0. The gradient of an encoder that is
-        not trained is zero.
+        not trained is zero. Where the next epoch has a fixed depth, they are those of that.
         """
 
     @abc.abstractmethod
@@ -198,6 +198,9 @@ class AbstractEngine(abc.ABC):
     has_layers: ClassVar[bool] = False
     """Whether it has :mod:`pydeq.layers`."""
 
+    has_starts: ClassVar[bool] = False
+    """Whether it has a first guess other than f(0, h), and epochs of a fixed depth."""
+
     @abc.abstractmethod
     def __init__(self, device: str = "auto") -> None: ...
 
@@ -228,6 +231,11 @@ def what_is_missing(engine: type[AbstractEngine], model: ModelSpec, solver: Solv
         return (
             f"The {engine.name} engine does not have input_shape, encoder, cell and decoder; it "
             "has the models of n_state and hidden_layer_sizes"
+        )
+    if (model.init != "cell" or solver.fixed_depth is not None) and not engine.has_starts:
+        return (
+            f"The {engine.name} engine has init='cell' and fixed_depth=None alone; the jax engine "
+            "has others"
         )
     is_unrolled = solver.adjoint == "unrolled" and model.horizon is None
     for asked, value, available in (

@@ -1,4 +1,4 @@
-"""Checks of encoder, cell, decoder and input_shape: from an estimator's parameters to a model's."""
+"""Checks of a model's layers: from an estimator's parameters to a model's."""
 
 import dataclasses
 import math
@@ -8,12 +8,15 @@ from typing import Any
 import numpy as np
 
 from pydeq.layers import Activation, GroupNorm, Layer, MaxPool, MeanPool
-from pydeq.model import ModelSpec, walk
+from pydeq.model import Init, ModelSpec, walk
 
 __all__ = ["ARCHITECTURE", "with_layers"]
 
-ARCHITECTURE = ("input_shape", "encoder", "cell", "decoder")
-"""The parameters that say a model's layers; None: what `n_state` and others say."""
+ARCHITECTURE = {"input_shape": None, "encoder": None, "cell": None, "decoder": None, "init": "cell"}
+"""The parameters that say a model's layers, with their defaults."""
+
+PARTS = ("encoder", "cell", "decoder")
+"""Those that are None or layers; None: what `n_state` and others say."""
 
 
 def with_layers(params: Mapping[str, Any], model: ModelSpec) -> ModelSpec:
@@ -25,9 +28,11 @@ def with_layers(params: Mapping[str, Any], model: ModelSpec) -> ModelSpec:
         If a value is none, or a layer does not fit where it stands. It names the layer, its place,
         what it is given and what it needs.
     """
-    given: dict[str, Any] = {n: _layers(n, params.get(n)) for n in ARCHITECTURE[1:]}
+    given: dict[str, Any] = {n: _layers(n, params.get(n)) for n in PARTS}
+    given["init"] = _init(params.get("init", ARCHITECTURE["init"]))
     model = dataclasses.replace(model, **given, input_shape=_input_shape(params, model.n_features))
     if not model.has_layers:
+        _state_shape(model)
         return model
     if model.cell is not None:
         if model.stability == "monotone":
@@ -94,15 +99,30 @@ def _input_shape(params: Mapping[str, Any], n_features: int) -> tuple[int, ...] 
     return tuple(int(n) for n in shape)
 
 
-def _layers(name: str, value: Any) -> tuple[Layer, ...] | None:
+def _init(value: Any) -> Init:
+    if isinstance(value, str) and value in ("cell", "zero"):
+        return value
+    if isinstance(value, str) and value == "encoder":
+        return ()
+    layers = None if isinstance(value, str) else _layers("init", value, "'cell', 'zero', 'encoder'")
+    if layers is None:
+        raise ValueError(_needed("init", value, "'cell', 'zero', 'encoder'"))
+    return layers
+
+
+def _needed(name: str, value: Any, or_else: str) -> str:
+    return (
+        f"{name} must be {or_else} or a sequence of pydeq.layers, such as [Dense(64)]; got "
+        f"{value!r:.300}."
+    )
+
+
+def _layers(name: str, value: Any, or_else: str = "None") -> tuple[Layer, ...] | None:
     if value is None:
         return None
     given = (value,) if isinstance(value, Layer) else value
     if not isinstance(given, list | tuple):
-        raise ValueError(
-            f"{name} must be None or a sequence of pydeq.layers, such as [Dense(64)]; got "
-            f"{value!r:.300}."
-        )
+        raise ValueError(_needed(name, value, or_else))
     for i, layer in enumerate(given):
         if not isinstance(layer, Layer):
             raise ValueError(f"{name}[{i}] must be one of pydeq.layers; got {layer!r:.300}.")

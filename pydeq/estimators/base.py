@@ -97,12 +97,16 @@ class AbstractDEQEstimator(AbstractFitted):
         encoder: Sequence[Layer] | None = None,
         cell: Sequence[Layer] | None = None,
         decoder: Sequence[Layer] | None = None,
+        init: Sequence[Layer] | Literal["cell", "zero", "encoder"] = "cell",
+        init_penalty: float = 1.0,
         horizon: float | None = None,
         solver: Solver | Literal["auto"] = "auto",
         abstol: float = 1e-6,
         reltol: float = 1e-3,
         max_steps: int = 1000,
         adjoint: Adjoint = "implicit",
+        fixed_depth: int | None = None,
+        fixed_depth_epochs: int = 1,
         learning_rate_init: float = 2e-3,
         alpha: float = 1e-4,
         batch_size: int | Literal["auto"] = "auto",
@@ -130,12 +134,16 @@ class AbstractDEQEstimator(AbstractFitted):
         self.encoder = encoder
         self.cell = cell
         self.decoder = decoder
+        self.init = init
+        self.init_penalty = init_penalty
         self.horizon = horizon
         self.solver = solver
         self.abstol = abstol
         self.reltol = reltol
         self.max_steps = max_steps
         self.adjoint = adjoint
+        self.fixed_depth = fixed_depth
+        self.fixed_depth_epochs = fixed_depth_epochs
         self.learning_rate_init = learning_rate_init
         self.alpha = alpha
         self.batch_size = batch_size
@@ -256,6 +264,8 @@ class AbstractDEQEstimator(AbstractFitted):
         data, team = new._check_data(X, y, sample_weight, resume, classes, group)
         n_samples, n_features = team.n_samples, data.x.shape[1]
         specs = parameters.fit_specs(params, self._loss, n_samples, n_features, new._n_outputs)
+        if resume:
+            specs = specs.going_on(len(new.history_) if incremental else None)
         model, solver, training = specs.model, specs.solver, specs.training
         action = "partial_fit" if incremental else "fit"
         if resume:

@@ -63,6 +63,15 @@ class FitSpecs(NamedTuple):
     training: TrainSpec
     verbose: bool
 
+    def going_on(self, n_epochs: int | None) -> "FitSpecs":
+        """Return what to do after so many epochs of one long fit; None: after a whole fit."""
+        before = self.training.fixed_depth_epochs
+        after = 0 if n_epochs is None else max(0, before - n_epochs)
+        return self._replace(
+            solver=dataclasses.replace(self.solver, fixed_depth_epochs=after),
+            training=dataclasses.replace(self.training, fixed_depth_epochs=after),
+        )
+
 
 def fit_specs(
     params: Parameters,
@@ -127,6 +136,8 @@ def solver_spec(params: Parameters, model: ModelSpec) -> SolverSpec:
         reltol=_number(params, "reltol", _NOT_NEGATIVE),
         max_steps=_integer(params, "max_steps", 1),
         adjoint=_choice(params, "adjoint", ADJOINTS),
+        fixed_depth=_fixed_depth(params),
+        fixed_depth_epochs=_fixed_depth_epochs(params),
     )
     if spec.abstol == spec.reltol == 0:
         raise ValueError(
@@ -135,6 +146,17 @@ def solver_spec(params: Parameters, model: ModelSpec) -> SolverSpec:
         )
     _check_solver_fits(spec, model)
     return spec
+
+
+def _fixed_depth(params: Parameters) -> int | None:
+    if params["fixed_depth"] is None:
+        return None
+    return _integer(params, "fixed_depth", 1, or_else="None")
+
+
+def _fixed_depth_epochs(params: Parameters) -> int:
+    n_epochs = _integer(params, "fixed_depth_epochs", 1)
+    return 0 if params["fixed_depth"] is None else n_epochs
 
 
 def _quickest_solver(model: ModelSpec) -> Solver:
@@ -156,6 +178,11 @@ def _check_solver_fits(spec: SolverSpec, model: ModelSpec) -> None:
             f"solver={spec.name!r}. With horizon=None the model is solved for its equilibrium, "
             "by any solver."
         )
+    if model.horizon is not None and spec.fixed_depth is not None:
+        raise ValueError(
+            f"fixed_depth={spec.fixed_depth} stands in for the search of an equilibrium, and "
+            f"horizon={model.horizon:g} searches none; set one of them to None."
+        )
     if spec.name == "peaceman_rachford" and model.stability != "monotone":
         raise ValueError(
             "solver='peaceman_rachford' splits the monotone cell, which needs "
@@ -176,6 +203,7 @@ def optimizer_spec(params: Parameters, loss: Loss) -> OptimizerSpec:
         learning_rate=_number(params, "learning_rate_init", _POSITIVE),
         alpha=_number(params, "alpha", _NOT_NEGATIVE),
         jacobian_penalty=_number(params, "jacobian_penalty", _NOT_NEGATIVE),
+        init_penalty=_number(params, "init_penalty", _NOT_NEGATIVE),
         train_encoder=check_flag(params, "train_encoder"),
     )
 
@@ -201,6 +229,7 @@ def train_spec(params: Parameters, n_samples: int) -> TrainSpec:
         average=check_flag(params, "average"),
         early_stopping=check_flag(params, "early_stopping"),
         validation_fraction=_number(params, "validation_fraction", _FRACTION),
+        fixed_depth_epochs=_fixed_depth_epochs(params),
     )
 
 

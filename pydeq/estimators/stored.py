@@ -26,6 +26,9 @@ __all__ = ["describe", "plain_parameters", "restore"]
 _SCALE = {"target_mean": 0.0, "target_scale": 1.0}
 """A regressor's scale of the target; in files that do not name it y was learned as it is."""
 
+_LATER = {**ARCHITECTURE, "init_penalty": 1.0, "fixed_depth": None, "fixed_depth_epochs": 1}
+"""Parameters that came after the format, with their defaults, at which no file names them."""
+
 _MODEL_FIELDS = [field.name for field in dataclasses.fields(ModelSpec)]
 
 
@@ -119,7 +122,7 @@ def _check_parameters(estimator: Any, model: ModelSpec) -> None:
 
 
 def _model(fields: dict[str, Any], n_arrays: int) -> ModelSpec:
-    needed = {name for name in _MODEL_FIELDS if name not in ARCHITECTURE}
+    needed = set(_MODEL_FIELDS) - ARCHITECTURE.keys()
     if not needed <= fields.keys() <= set(_MODEL_FIELDS):
         raise ValueError(f"model must have the fields {', '.join(sorted(needed))}")
     fields = with_layer_values(fields)
@@ -243,18 +246,18 @@ def _group(arrays: Params, prefix: str) -> Params:
 
 
 def plain_parameters(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an estimator's parameters as JSON has them; without layers they are not named."""
+    """Return parameters as JSON has them, without those of `_LATER` that are not set."""
     return {
         name: _plain(name, value)
         for name, value in values.items()
-        if name not in ARCHITECTURE or value is not None
+        if name not in _LATER or type(value) is not type(_LATER[name]) or value != _LATER[name]
     }
 
 
 def with_layer_values(fields: dict[str, Any]) -> dict[str, Any]:
     """Return fields of JSON with the layers in them as layers."""
     fields = dict(fields)
-    for name in ARCHITECTURE[1:]:
+    for name in ARCHITECTURE.keys() - {"input_shape"}:
         if isinstance(value := fields.get(name), dict):
             fields[name] = layer_from_json(value)
         elif isinstance(value, list):

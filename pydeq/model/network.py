@@ -45,6 +45,8 @@ class Network(NamedTuple):
     state_shape: Shape
     cell: Part
     decoder: Part
+    init: Part = ()
+    """Of a first guess that is made of layers."""
 
 
 def place(part: str, layers: tuple[Layer, ...], given: Shape) -> tuple[Part, Shape]:

@@ -22,11 +22,13 @@ def parameter_shapes(model: ModelSpec) -> dict[str, tuple[int, ...]]:
 
     The names are ``encoder.weight``, ``encoder.bias``, ``cell.0.weight``, ..., ``decoder.bias``;
     :func:`pydeq.model.network.place` says how they are made. Encoder and decoder are absent where
-    ``model.n_state`` is None. The monotone cell has a square ``cell.0.skew`` beside its weight.
+    ``model.n_state`` is None. The monotone cell has a square ``cell.0.skew`` beside its weight. The
+    weights of a first guess come last, so that those of all else start as they do without one.
     """
     network = model.network
+    parts = (network.encoder, network.cell, network.decoder, network.init)
     shapes: dict[str, tuple[int, ...]] = {}
-    for part in (network.encoder, network.cell, network.decoder):
+    for part in parts:
         for name, shape in placed_parameters(part).items():
             shapes[name] = shape
             if model.stability == "monotone" and name == "cell.0.weight":

@@ -20,6 +20,7 @@ __all__ = [
     "STABILITIES",
     "Activation",
     "Adjoint",
+    "Init",
     "Loss",
     "ModelSpec",
     "OptimizerSpec",
@@ -34,6 +35,7 @@ Stability = Literal["none", "jacobian", "contractive", "monotone"]
 Solver = Literal["tsit5", "anderson", "broyden", "newton", "fixed_point", "peaceman_rachford"]
 Adjoint = Literal["implicit", "jfb", "unrolled"]
 Loss = Literal["squared_error", "log_loss"]
+Init = Literal["cell", "zero"] | tuple[layers.Layer, ...]
 
 ACTIVATIONS: tuple[str, ...] = get_args(Activation)
 STABILITIES: tuple[str, ...] = get_args(Stability)
@@ -54,7 +56,7 @@ class ModelSpec:
     whose hidden layers, not its last, end in the activation:
 
     * the prediction's state is z* with z* = f(z*, h), the steady state of du/dt = f(u, h) - u from
-      u(0) = f(0, h) (or u(T) for a finite horizon T);
+      u(0) = f(0, h), or from another `init` (or u(T) for a finite horizon T);
     * the output is z* @ decoder.weight + decoder.bias.
 
     ``stability="contractive"`` multiplies each of the cell's L weights (not its biases) by
@@ -104,6 +106,9 @@ class ModelSpec:
     encoder, cell, decoder : tuple of Layer or None
         None: the maps above. With an encoder `n_state` is the number of values that it makes; with
         a cell `hidden_layer_sizes` and `activation` say nothing.
+    init : "cell", "zero" or tuple of Layer
+        The first guess u(0): f(0, h), 0, or what layers make of h; ``()`` is h itself. What layers
+        with weights learn is :attr:`OptimizerSpec.init_penalty`'s.
     """
 
     n_features: int
@@ -118,6 +123,7 @@ class ModelSpec:
     encoder: tuple[layers.Layer, ...] | None = None
     cell: tuple[layers.Layer, ...] | None = None
     decoder: tuple[layers.Layer, ...] | None = None
+    init: Init = "cell"
 
     @property
     def network(self) -> Network:
@@ -135,6 +141,11 @@ class ModelSpec:
         """Whether layers, or the shape of an input, were given."""
         given = (self.input_shape, self.encoder, self.cell, self.decoder)
         return any(value is not None for value in given)
+
+    @property
+    def learns_init(self) -> bool:
+        """Whether the first guess has weights."""
+        return any(placed.has_weights for placed in self.network.init)
 
     @property
     def state_width(self) -> int:
@@ -169,7 +180,13 @@ def _network(model: ModelSpec) -> Network:
             f"decoder must give as many values as there are outputs, shape ({model.n_outputs},); "
             f"it gives {output}: {last}."
         )
-    return Network(input_shape, encoder, state_shape, cell, decoder)
+    init, guess = place("init", _init(model), state_shape)
+    if guess != state_shape:
+        raise ValueError(
+            f"init must give the shape of the state, which it is given: {state_shape}; it gives "
+            f"{guess}. Its last layer is {init[-1].where}."
+        )
+    return Network(input_shape, encoder, state_shape, cell, decoder, init)
 
 
 def _encoder(model: ModelSpec, given: tuple[int, ...]) -> tuple[layers.Layer, ...]:
@@ -204,6 +221,10 @@ def _decoder(model: ModelSpec, given: tuple[int, ...]) -> tuple[layers.Layer, ..
     return (*_flat(given), layers.Dense(model.n_outputs))
 
 
+def _init(model: ModelSpec) -> tuple[layers.Layer, ...]:
+    return () if isinstance(model.init, str) else model.init
+
+
 def _flat(given: tuple[int, ...]) -> tuple[layers.Layer, ...]:
     """Return what makes a row of a shape."""
     return () if len(given) == 1 else (layers.Flatten(),)
@@ -224,6 +245,11 @@ class SolverSpec:
         Bound on the solver's steps for one sample.
     adjoint : str
         One of `ADJOINTS`.
+    fixed_depth : int or None
+        In a session's epochs before the one numbered `fixed_depth_epochs`, from 0, the state is not
+        an equilibrium: it is what so many steps u <- f(u, h) make of u(0), and gradients go through
+        them (pretraining, as in DeepEquilibriumNetworks.jl). Only a state that is not finite fails.
+    fixed_depth_epochs : int
     """
 
     name: Solver = "tsit5"
@@ -231,6 +257,8 @@ class SolverSpec:
     reltol: float = 1e-3
     max_steps: int = 1000
     adjoint: Adjoint = "implicit"
+    fixed_depth: int | None = None
+    fixed_depth_epochs: int = 0
 
     def ode_tolerances(self, model: ModelSpec) -> tuple[float, float]:
         """Return the absolute and the relative error tolerance of the ODE's steps.
@@ -263,6 +291,9 @@ class OptimizerSpec:
     jacobian_penalty : float
         Factor of the estimate of ``||df/dz||_F^2 / n_state`` (Bai et al. 2021, eq. 6) with
         ``stability="jacobian"``.
+    init_penalty : float
+        Factor of the weighted mean over samples of ``||z* - g(h)||_2^2 / n_state``, g being a first
+        guess with weights (Pal et al. 2022, the skip DEQ). Both sides of it have a gradient.
     train_encoder : bool
         False: the encoder keeps its start, as it does in the blog's code.
     seed : int
@@ -275,6 +306,7 @@ class OptimizerSpec:
     learning_rate: float = 1e-3
     alpha: float = 0.0
     jacobian_penalty: float = 0.0
+    init_penalty: float = 0.0
     train_encoder: bool = True
     seed: int = 0
     epoch: int = 0
@@ -282,7 +314,10 @@ class OptimizerSpec:
 
 @dataclass(frozen=True)
 class TrainSpec:
-    """The epoch loop (scikit-learn's MLP gives the names and their meaning)."""
+    """The epoch loop (scikit-learn's MLP gives the names and their meaning).
+
+    The first `fixed_depth_epochs` have another loss than those after them, see `SolverSpec`.
+    """
 
     batch_size: int
     max_iter: int
@@ -292,3 +327,4 @@ class TrainSpec:
     average: bool
     early_stopping: bool
     validation_fraction: float
+    fixed_depth_epochs: int = 0

@@ -240,6 +240,8 @@ def _after(
     value = record.validation_score if is_score else -record.loss
     n_batches = 0 if is_score else -(-n_samples // spec.batch_size)
     patience = state.patience.after(value, spec.tol, n_batches)
+    if len(state.records) <= spec.fixed_depth_epochs and not is_score:
+        patience = state.patience  # the loss of another model
     is_best = patience.best > state.patience.best
     if is_best:
         state = dataclasses.replace(state, best=state.kept, best_epoch=state.kept_epoch)

@@ -15,6 +15,7 @@ __all__ = [
     "cell_weights",
     "decode",
     "encode",
+    "first_guess",
     "loss_value",
     "positive",
 ]
@@ -53,6 +54,15 @@ def cell(model: ModelSpec, weights: Acting, u: jax.Array, h: jax.Array) -> jax.A
     if model.stability == "monotone":
         return activation(model)(u @ weights["cell.0.weight"] + h + weights["cell.0.bias"])
     return forward_rows(model.network.cell, weights, u + h)
+
+
+def first_guess(model: ModelSpec, params: Mapping[str, jax.Array], h: jax.Array) -> jax.Array:
+    """Return u(0) ``(n, n_state)``: see :class:`pydeq.model.spec.ModelSpec`."""
+    if model.init == "cell":
+        return cell(model, cell_weights(params), jnp.zeros_like(h), h)
+    if model.init == "zero":
+        return jnp.zeros_like(h)
+    return forward_rows(model.network.init, params, h)
 
 
 def loss_value(name: str, output: jax.Array, target: jax.Array, weight: jax.Array) -> jax.Array:

@@ -33,6 +33,8 @@ class Code:
     unroll : int or None
         Bound on the steps of what is differentiated step by step.
     loss : str
+    is_fixed : bool
+        Whether the state is what `unroll` steps make, an equilibrium or not.
     """
 
     model: ModelSpec
@@ -42,6 +44,7 @@ class Code:
     adjoint: Adjoint
     unroll: int | None
     loss: Loss
+    is_fixed: bool = False
 
     @classmethod
     def of(cls, model: ModelSpec, solver: SolverSpec, optimizer: OptimizerSpec) -> "Code":
@@ -56,6 +59,10 @@ class Code:
             unroll=solver.max_steps if through else None,
             loss=optimizer.loss,
         )
+
+    def of_depth(self, depth: int) -> "Code":
+        """Return the same for a state that is what so many steps u <- f(u, h) make."""
+        return replace(self, solver="fixed_point", adjoint="unrolled", unroll=depth, is_fixed=True)
 
     def of_job(self, n_samples: int) -> "Code":
         """Return the same for a job of so many samples."""
@@ -93,6 +100,7 @@ class Code:
             adjoint="jfb",
             unroll=self.unroll if self.model.horizon is not None else None,
             loss="squared_error",
+            is_fixed=False,
         )
 
     @cached_property

@@ -20,6 +20,7 @@ from pydeq.engines.jax.cell import (
     cell_weights,
     decode,
     encode,
+    first_guess,
     loss_value,
     positive,
 )
@@ -80,11 +81,11 @@ def search(
     """Search the equilibria of the samples `x` that have a weight."""
     model, active = code.model, weight > 0
     h = encode(model, acting, x)
-    field = Field(model, cell_weights(acting))
+    field, u0 = Field(model, cell_weights(acting)), first_guess(model, acting, h)
     if model.horizon is not None:
-        solution = integrate(field, h, active, controls, code.unroll or 1)
+        solution = integrate(field, u0, h, active, controls, code.unroll or 1)
     else:
-        solution = find_equilibrium(code.solver, field, h, active, controls, code.compact)
+        solution = find_equilibrium(code.solver, field, u0, h, active, controls, code.compact)
     return _found(model, acting, h, solution)
 
 
@@ -231,6 +232,8 @@ def _gradient_at(
     # 0 * nan is nan: what does not count must not reach the loss at all.
     u, h = (jnp.where(valid[:, None], a, 0) for a in (found.u, found.h))
     loss, grads, g = _output_loss(code, acting, batch, u, weight)
+    start = _init_loss(model, acting, u, h, weight, rates)
+    loss, grads, g = loss + start.loss, grads | start.to_init, g + start.to_u
     weights = cell_weights(acting)
     if code.adjoint == "implicit":
         g = solve_adjoint(Field(model, weights), u, h, g, valid, controls)
@@ -240,7 +243,8 @@ def _gradient_at(
         return jnp.sum(g * cell(model, weights, u, h)) + penalty, penalty
 
     (to_cell, to_h), penalty = jax.grad(along, (0, 1), has_aux=True)(weights, h)
-    return loss + penalty, grads | to_cell | _to_encoder(model, acting, batch.x, to_h), weight
+    to_encoder = _to_encoder(model, acting, batch.x, to_h + start.to_h)
+    return loss + penalty, grads | to_cell | to_encoder, weight
 
 
 def _gradient_through(
@@ -250,28 +254,34 @@ def _gradient_through(
     model = code.model
     active = batch.weight > 0
     h = encode(model, acting, batch.x)
-    weights = cell_weights(acting)
+    weights = cell_weights(acting) | _named(acting, "init.")
 
     def states(weights: Acting, h: jax.Array) -> tuple[jax.Array, Solution]:
-        field, n_steps = Field(model, weights), code.unroll or 1
+        field, n_steps = Field(model, cell_weights(weights)), code.unroll or 1
+        given = field, first_guess(model, weights, h), h, active, controls
         if model.horizon is not None:
-            solution = integrate(field, h, active, controls, n_steps)
+            solution = integrate(*given, n_steps)
         else:
-            solution = find_equilibrium(code.solver, field, h, active, controls, unroll=n_steps)
+            solution = find_equilibrium(code.solver, *given, unroll=n_steps)
         return solution.u, solution
 
     u, pull, solution = jax.vjp(states, weights, h, has_aux=True)
     counts = solution.converged
     if model.horizon is None:
         counts = jnp.all(jnp.isfinite(u) & jnp.isfinite(solution.fu), axis=1)
+    if code.is_fixed:
+        solution = solution._replace(converged=counts)
     weight = jnp.where(counts, batch.weight, 0)
     u = jnp.where((weight > 0)[:, None], u, 0)
     loss, grads, g = _output_loss(code, acting, batch, u, weight)
-    to_cell, to_h = pull(g)
+    start = _init_loss(model, acting, u, h, weight, rates)
+    to_cell, to_h = pull(g + start.to_u)
+    loss, to_h = loss + start.loss, to_h + start.to_h
+    to_cell |= {name: to_cell[name] + more for name, more in start.to_init.items()}
     if model.stability == "jacobian":
 
         def penalty(weights: Acting, h: jax.Array) -> jax.Array:
-            return _penalty(model, weights, u, h, batch, weight, rates)
+            return _penalty(model, cell_weights(weights), u, h, batch, weight, rates)
 
         value, more = jax.value_and_grad(penalty, (0, 1))(weights, h)
         loss = loss + value
@@ -284,7 +294,7 @@ def _output_loss(
     code: Code, acting: Acting, batch: Batch, u: jax.Array, weight: jax.Array
 ) -> tuple[jax.Array, Acting, jax.Array]:
     """Return the loss of the states `u`, its gradient by the decoder, and that by `u`."""
-    decoder = {name: value for name, value in acting.items() if name.startswith("decoder.")}
+    decoder = _named(acting, "decoder.")
     target = batch.target
     if target.ndim == 2:
         target = jnp.where((weight > 0)[:, None], target, 0)
@@ -294,6 +304,34 @@ def _output_loss(
 
     value, (to_decoder, to_u) = jax.value_and_grad(loss, (0, 1))(decoder, u)
     return value, to_decoder, to_u
+
+
+class _InitLoss(NamedTuple):
+    """The penalty of a first guess's distance from the states, and its gradients."""
+
+    loss: jax.Array | float
+    to_init: Acting
+    to_u: jax.Array | float
+    to_h: jax.Array | float
+
+
+def _init_loss(
+    model: ModelSpec, acting: Acting, u: jax.Array, h: jax.Array, weight: jax.Array, rates: Rates
+) -> _InitLoss:
+    """Return the penalty of :class:`pydeq.model.OptimizerSpec`; 0 where the guess has no weights.
+
+    With the implicit adjoint it is all that the guess learns from: an equilibrium does not depend
+    on where its search began.
+    """
+    if not model.learns_init:
+        return _InitLoss(0.0, {}, 0.0, 0.0)
+
+    def loss(init: Acting, u: jax.Array, h: jax.Array) -> jax.Array:
+        squares = ((u - first_guess(model, init, h)) ** 2).mean(axis=1)
+        return rates.init_penalty * (weight @ squares) / positive(weight.sum())
+
+    value, gradients = jax.value_and_grad(loss, (0, 1, 2))(_named(acting, "init."), u, h)
+    return _InitLoss(value, *gradients)
 
 
 def _penalty(
@@ -318,9 +356,13 @@ def _to_encoder(model: ModelSpec, acting: Acting, x: jax.Array, to_h: jax.Array)
     if [type(placed.layer) for placed in model.network.encoder] == [Dense]:
         # One product; differentiated, it is one that is transposed afterwards.
         return {"encoder.weight": x.T @ to_h, "encoder.bias": to_h.sum(axis=0)}
-    encoder = {name: value for name, value in acting.items() if name.startswith("encoder.")}
+    encoder = _named(acting, "encoder.")
     _, pull = jax.vjp(lambda encoder: encode(model, encoder, x), encoder)
     return pull(to_h)[0]
+
+
+def _named(acting: Acting, prefix: str) -> Acting:
+    return {name: value for name, value in acting.items() if name.startswith(prefix)}
 
 
 def _tally(batch: Batch, found: Found) -> tuple[list[jax.Array], jax.Array]:
@@ -340,6 +382,6 @@ def apply_cell(code: Code, acting: Acting, u: jax.Array, h: jax.Array) -> tuple[
 
 @Program
 def start(code: Code, acting: Acting, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return u(0) = f(0, h) of the samples `x`, and h."""
+    """Return u(0) of the samples `x`, and h."""
     h = encode(code.model, acting, x)
-    return cell(code.model, cell_weights(acting), jnp.zeros_like(h), h), h
+    return first_guess(code.model, acting, h), h

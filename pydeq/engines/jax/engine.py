@@ -27,6 +27,7 @@ class JaxEngine(AbstractEngine):
     solvers = SOLVERS
     stabilities = STABILITIES
     has_layers = True
+    has_starts = True
     unrolls = tuple(name for name in SOLVERS if name != "newton")
 
     def __init__(self, device: str = "auto") -> None:

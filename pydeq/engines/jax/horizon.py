@@ -10,12 +10,13 @@ __all__ = ["integrate"]
 
 def integrate(
     field: Field,
+    u0: jax.Array,
     h: jax.Array,
     active: jax.Array,
     controls: Controls,
     max_steps: int,
 ) -> Solution:
-    """Return u(T), T the horizon, from u(0) = f(0, h), each sample with steps of its own.
+    """Return u(T), T the horizon, from u(0) = u0, each sample with steps of its own.
 
     Gradients go through the integration (diffrax's checkpointed discretise-then-optimise).
     ``converged`` says that the integration reached the horizon within `max_steps` (static).
@@ -44,8 +45,9 @@ def integrate(
         assert end.ys is not None  # SaveAt(t1=True) is the default
         return end.ys[-1], 6 * end.stats["num_steps"], end.result == diffrax.RESULTS.successful
 
-    u, n_evals, reached = jax.vmap(one)(field(jnp.zeros_like(h), h), h, active)
+    u, n_evals, reached = jax.vmap(one)(u0, h, active)
     finite = jnp.all(jnp.isfinite(u), axis=1)
-    # u(0), the choice of the first step (2), the first slope, and the residual's f.
-    n_evals = jnp.where(active, n_evals + 5, 0)
+    # The choice of the first step (2), the first slope, the residual's f, and u(0) if it is f's.
+    others = 5 if field.model.init == "cell" else 4
+    n_evals = jnp.where(active, n_evals + others, 0)
     return Solution(u, field(u, h), n_evals, reached & finite)

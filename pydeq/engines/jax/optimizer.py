@@ -18,6 +18,7 @@ class Rates(NamedTuple):
     learning_rate: jax.Array
     alpha: jax.Array
     jacobian_penalty: jax.Array
+    init_penalty: jax.Array
     train_encoder: jax.Array  # bool
 
 

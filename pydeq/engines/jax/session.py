@@ -64,6 +64,7 @@ class JaxSession(AbstractSession):
         self._model = model
         self._optimizer = optimizer
         self._code = Code.of(model, solver, optimizer)
+        self._solver = solver
         self._epoch = optimizer.epoch
         self._data: TrainingData | None = None
         with self.context():
@@ -73,9 +74,13 @@ class JaxSession(AbstractSession):
                 self._put(optimizer.learning_rate),
                 self._put(optimizer.alpha),
                 self._put(optimizer.jacobian_penalty),
+                self._put(optimizer.init_penalty),
                 self._put(optimizer.train_encoder, bool),
             )
             self._state = self._put_state(params, optimizer_state or {})
+            # No residual is at most these, so that every step of the depth is taken.
+            never, depth = self._put(-1.0), self._put(solver.fixed_depth or 0, np.int32)
+            self._fixed = self._controls._replace(abstol=never, reltol=never, max_steps=depth)
         self._acting: Acting | None = None
         self._bound: dict[Program, Run] | None = None
 
@@ -161,6 +166,13 @@ class JaxSession(AbstractSession):
         self._state, self._acting = state, None
         self._epoch += 1
 
+    def _training(self, n_samples: int) -> tuple[Code, Controls]:
+        """Return what the steps of the next epoch, of so many samples, are compiled for."""
+        depth = self._solver.fixed_depth
+        if depth is None or self._epoch >= self._solver.fixed_depth_epochs:
+            return self._code.of_job(n_samples), self._controls
+        return self._code.of_depth(depth).of_job(n_samples), self._fixed
+
     def signs(self, n_batches: int) -> np.ndarray:
         """Return the probes of this epoch's batches, ``(n_batches, n_state)``."""
         n_state = self._model.state_width
@@ -192,25 +204,27 @@ class JaxSession(AbstractSession):
 
     def _step(self, state: AdamState, batch: Batch, n_samples: int) -> compiled.Stepped:
         """Take an optimiser step from `state`, in a job of so many samples."""
-        code = self._code.of_job(n_samples)
+        code, controls = self._training(n_samples)
         if code.compact:
-            given = state, self._contraction, batch, self._controls, self._rates
+            given = state, self._contraction, batch, controls, self._rates
             return compiled.stepped(self._run(compiled.whole_step, code, *given))
-        solved = self._solved(code, state, batch)
+        solved = self._solved(code, controls, state, batch)
         return compiled.stepped(self._run(compiled.step, code.step, state, *solved))
 
-    def _solved(self, code: Code, state: AdamState, batch: Batch) -> tuple[Any, ...]:
+    def _solved(
+        self, code: Code, controls: Controls, state: AdamState, batch: Batch
+    ) -> tuple[Any, ...]:
         """Return what the gradient is made from, beside the state."""
         acting = self._act(state.theta)
         found = None
         if code.unroll is None:
             found = self._search(code, acting, batch.x, batch.weight)
-        return acting, batch, found, self._controls, self._rates
+        return acting, batch, found, controls, self._rates
 
     def share(self, state: AdamState, batch: Batch, n_samples: int) -> tuple[jax.Array, jax.Array]:
         """Return this device's share of a step; see :func:`pydeq.engines.jax.compiled.share`."""
-        code = self._code.of_job(n_samples)
-        solved = self._solved(code, state, batch)
+        code, controls = self._training(n_samples)
+        solved = self._solved(code, controls, state, batch)
         return self._run(compiled.share, code.step, state.theta, *solved)
 
     def updated(self, state: AdamState, sums: jax.Array, worst: jax.Array) -> compiled.Stepped:

@@ -67,20 +67,21 @@ _Carry = tuple[jax.Array, _State]
 def find_equilibrium(
     name: SolverName,
     field: Field,
+    u0: jax.Array,
     h: jax.Array,
     active: jax.Array,
     controls: Controls,
     compact: bool = False,
     unroll: int | None = None,
 ) -> Solution:
-    """Search the steady state of du/dt = f(u, h) - u from u(0) = f(0, h).
+    """Search the steady state of du/dt = f(u, h) - u from u(0) = u0.
 
     Parameters
     ----------
     name : str
         One of :data:`pydeq.model.SOLVERS`.
     field : Field
-    h : jax.Array (B, n)
+    u0, h : jax.Array (B, n)
     active : jax.Array of bool (B,)
         The samples to solve; the others are padding and take no step.
     controls : Controls
@@ -91,9 +92,8 @@ def find_equilibrium(
         Static ``max_steps`` for a loop that can be differentiated in reverse, or None.
     """
     solver = REGISTRY[name](field, controls)
-    u0 = field(jnp.zeros_like(h), h)
     fu0 = field(u0, h)
-    n_evals = jnp.where(active, 2, 0)
+    n_evals = jnp.where(active, 2 if field.model.init == "cell" else 1, 0)
     active = active & _unfinished(u0, fu0, controls)
     state = _State(active, u0, fu0, h, solver.init(u0, fu0, h), n_evals)
     start = (jnp.zeros((), jnp.int32), state)
