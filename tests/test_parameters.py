@@ -28,7 +28,7 @@ def test_default_parameters_become_the_documented_specs():
     model, solver, optimizer, training = all_specs(parameters())
     assert model == ModelSpec(4, 1, 128, (128,), "relu", "contractive", 0.9, None)
     assert solver == SolverSpec("anderson", 1e-6, 1e-3, 1000, "implicit")
-    assert optimizer == OptimizerSpec("squared_error", 2e-3, 1e-4, 1.0, True)
+    assert optimizer == OptimizerSpec("squared_error", 2e-3, 1e-4, 1.0, True, init_penalty=1.0)
     assert training == TrainSpec(50, 200, True, 1e-4, 10, True, False, 0.1)
 
 
@@ -57,6 +57,10 @@ REFUSED = {
     "learning_rate_init": [0, -1e-3, np.inf, "1e-3", None],
     "alpha": [-1e-4, np.inf, None],
     "batch_size": [0, -1, 10.0, "all", None, True],
+    "init": ["first", None, 0],
+    "init_penalty": [-1.0, np.inf, None],
+    "fixed_depth": [0, -1, 1.5, "2"],
+    "fixed_depth_epochs": [0, -1, 1.5, None],
     "max_iter": [0, -1, 10.0, None, np.inf],
     "shuffle": [1, None, "True"],
     "tol": [-1e-4, np.nan, None],

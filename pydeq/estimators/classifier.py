@@ -55,6 +55,13 @@ class DEQClassifier(ClassifierMixin, AbstractDEQEstimator):
         layers make of z + h, in the same shape. The decoder makes one value an output of z. None:
         the maps that `n_state`, `hidden_layer_sizes` and `activation` say, which then count for
         nothing else. ``()`` passes on what it is given. Only the JAX engine has them.
+    init : {"cell", "zero", "encoder"} or sequence of Layer, default="cell"
+        Where each search begins, u(0): at ``f(0, h)``, at 0, at h, or at what layers make of h, in
+        the state's shape. Such a guess learns where the equilibria are: see `init_penalty` (the
+        skip DEQ of Pal et al. 2022). Only the JAX engine has others than ``"cell"``.
+    init_penalty : float, default=1.0
+        Factor of the mean square of ``z - u(0)`` in the loss, where `init` has weights. It is all
+        that they learn from with ``adjoint="implicit"`` or ``"jfb"``.
     horizon : float or None, default=None
         Time at which the neural ODE ends, in units of its ``du/dt = f(u, h) - u``. None is its
         steady state. A horizon needs ``solver="tsit5"`` or ``"auto"``.
@@ -78,6 +85,13 @@ class DEQClassifier(ClassifierMixin, AbstractDEQEstimator):
         ``"jfb"`` its one-step approximation (Jacobian-free backpropagation). ``"unrolled"``
         differentiates the solver's steps: memory grows with them, and ``solver="newton"`` cannot.
         A finite `horizon` is always differentiated through its integration.
+    fixed_depth : int or None, default=None
+        A fit begins with `fixed_depth_epochs` epochs in which so many steps u <- f(u, h) from u(0)
+        take the place of the search, and gradients go through them. Their loss does not count for
+        `tol`. A fit that goes on from fitted weights has none, and the calls of `partial_fit` are
+        the epochs of one fit. None: every epoch searches equilibria. Only the JAX engine has it.
+    fixed_depth_epochs : int, default=1
+        How many such epochs there are.
     learning_rate_init : float, default=2e-3
         Constant step size of Adam (Kingma and Ba 2015), which minimises the softmax cross-entropy.
     alpha : float, default=1e-4
@@ -171,6 +185,8 @@ class DEQClassifier(ClassifierMixin, AbstractDEQEstimator):
     S. Bai, J. Z. Kolter, V. Koltun (2019). Deep Equilibrium Models. NeurIPS.
     S. Bai, V. Koltun, J. Z. Kolter (2021). Stabilizing Equilibrium Models by Jacobian
     Regularization. ICML.
+    A. Pal, A. Edelman, C. Rackauckas (2022). Continuous Deep Equilibrium Models: Training Neural
+    ODEs Faster by Integrating Them to Infinity.
     P. Izmailov et al. (2018). Averaging Weights Leads to Wider Optima and Better Generalization.
     UAI.
     B. Delattre et al. (2023). Efficient Bound of Lipschitz Constant for Convolutional Layers by

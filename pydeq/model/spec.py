@@ -291,25 +291,25 @@ class OptimizerSpec:
     jacobian_penalty : float
         Factor of the estimate of ``||df/dz||_F^2 / n_state`` (Bai et al. 2021, eq. 6) with
         ``stability="jacobian"``.
-    init_penalty : float
-        Factor of the weighted mean over samples of ``||z* - g(h)||_2^2 / n_state``, g being a first
-        guess with weights (Pal et al. 2022, the skip DEQ). Both sides of it have a gradient.
     train_encoder : bool
         False: the encoder keeps its start, as it does in the blog's code.
     seed : int
         Of the random probes behind the Jacobian penalty.
     epoch : int
         Of those probes that a session begins with: the number of epochs done before it.
+    init_penalty : float
+        Factor of the weighted mean over samples of ``||z* - g(h)||_2^2 / n_state``, g being a first
+        guess with weights (Pal et al. 2022, the skip DEQ). Both sides of it have a gradient.
     """
 
     loss: Loss = "squared_error"
     learning_rate: float = 1e-3
     alpha: float = 0.0
     jacobian_penalty: float = 0.0
-    init_penalty: float = 0.0
     train_encoder: bool = True
     seed: int = 0
     epoch: int = 0
+    init_penalty: float = 0.0
 
 
 @dataclass(frozen=True)
