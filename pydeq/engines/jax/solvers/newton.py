@@ -35,8 +35,11 @@ def _step(
     active: jax.Array,
 ) -> Step:
     g = fu - u
-    _, jacobian = jax.linearize(lambda u: field(u, h), u)
-    step, n_products = solve_linear(lambda v: v - jacobian(v), g, FORCING, active)
+    # The derivative along v, as the derivative of the pullback, which is linear: `correlate` has no
+    # other.
+    _, pullback = jax.vjp(lambda u: field(u, h), u)
+    _, jacobian = jax.vjp(pullback, jnp.zeros_like(u))
+    step, n_products = solve_linear(lambda v: v - jacobian((v,))[0], g, FORCING, active)
     size = jnp.sum(g**2, axis=1)
 
     def worse(fu_new: jax.Array, u_new: jax.Array) -> jax.Array:
