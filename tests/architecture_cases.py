@@ -25,7 +25,7 @@ def model_of(cell, stability="none", encoder=ENCODER, **changes):
     """Return a model of images (2, 7, 6) and three outputs."""
     given = {"input_shape": (2, 7, 6), "encoder": encoder, "cell": cell, "decoder": HEAD}
     given |= {"n_state": 48, "hidden_layer_sizes": (), "stability": stability}
-    return ModelSpec(n_features=84, n_outputs=3, **{**given, **changes})
+    return ModelSpec(**{"n_features": 84, "n_outputs": 3, **given, **changes})
 
 
 MODELS = {

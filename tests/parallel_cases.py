@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pydeq import DEQClassifier, DEQRegressor
+from pydeq import DEQClassifier, DEQRegressor, layers
 
 SCRIPT = """
 import json, sys
@@ -31,7 +31,9 @@ def fit(task):
     if task.get("spoiled") == rank:
         X = np.array(X)
         X[3] = np.nan
-    model = getattr(pydeq, task["kind"])(**task["given"])
+    layers = {part: [getattr(pydeq.layers, kind)(*args) for kind, *args in listed]
+              for part, listed in task.get("layers", {}).items()}
+    model = getattr(pydeq, task["kind"])(**task["given"], **layers)
     if task.get("other_alpha") == rank:
         model.set_params(alpha=0.5)
     if task.get("engine") is not None:
@@ -61,7 +63,16 @@ GIVEN = {
 HELD_OUT = {**GIVEN, "early_stopping": True, "validation_fraction": 0.2}
 TASKS = {
     "classes": {"kind": "DEQClassifier", "target": "labels", "given": HELD_OUT},
-    "values": {"kind": "DEQRegressor", "target": "values", "given": HELD_OUT},
+    # With layers, and an epoch of a fixed depth.
+    "values": {
+        "kind": "DEQRegressor",
+        "target": "values",
+        "given": {**HELD_OUT, "fixed_depth": 2},
+        "layers": {
+            "cell": [("Dense", 8), ("Activation", "tanh"), ("Dense", 6)],
+            "decoder": [("Activation", "tanh"), ("Dense", 1)],
+        },
+    },
 }
 
 
@@ -116,7 +127,11 @@ def alone(folder, task):
     """Return what this process learns."""
     cls = {"DEQClassifier": DEQClassifier, "DEQRegressor": DEQRegressor}[task["kind"]]
     X, y = np.load(folder / "X.npy"), np.load(folder / f"{task['target']}.npy")
-    model = cls(**task["given"]).fit(X, y)
+    given = {
+        part: [getattr(layers, kind)(*args) for kind, *args in listed]
+        for part, listed in task.get("layers", {}).items()
+    }
+    model = cls(**task["given"], **given).fit(X, y)
     names = [name for name in ("target_mean_", "classes_") if hasattr(model, name)]
     also = {name: getattr(model, name) for name in names}
     return {"loss": np.array(model.loss_curve_), **model.params_, **also}

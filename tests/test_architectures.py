@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from architecture_cases import MODELS, model_of, random_architecture
 from helpers import (
+    DIFFERENCE_TOLERANCE,
     STATE_TOLERANCE,
     assert_near,
     assert_params_equal,
@@ -92,7 +93,7 @@ def test_gradient_is_that_of_differences(name):
     _, gradient = opened(model, params, solver).loss_and_grad(x, target, weight)
     direction = random_direction(params, 3)
     expected = difference_quotient(loss, params, direction)
-    assert inner(gradient, direction) == pytest.approx(expected, rel=1e-5)
+    assert inner(gradient, direction) == pytest.approx(expected, rel=DIFFERENCE_TOLERANCE)
     assert all(np.abs(value).max() > 0 for value in gradient.values())
 
 
