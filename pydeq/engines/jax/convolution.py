@@ -1,6 +1,7 @@
 """Convolutions and what they see, in the form that XLA is quick at on a CPU."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +43,7 @@ def _pull_back(
     a, kernel = saved
     k = len(kernel)
     above, beside = (tuple(k - 1 - n for n in pad) for pad in pads)
-    to_a = correlate(g, kernel[::-1, ::-1].swapaxes(2, 3), (above, beside))
+    to_a: Any = correlate(g, kernel[::-1, ::-1].swapaxes(2, 3), (above, beside))
     seen = patches(jnp.pad(a, ((0, 0), *pads, (0, 0))), k, 1, g.shape[1:3])
     return to_a, (seen.T @ g.reshape(-1, g.shape[3])).reshape(kernel.shape)
 

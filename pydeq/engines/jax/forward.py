@@ -64,7 +64,7 @@ def _conv(placed: Placed, layer: layers.Conv, params: Params, a: jax.Array) -> j
     if layer.padding == "circular":
         a, sides = jnp.pad(a, ((0, 0), sides, sides, (0, 0)), "wrap"), (0, 0)
     if k > 1 and step == 1 and a.dtype == jnp.float32:
-        made = correlate(a, kernel, (sides, sides))
+        made: Any = correlate(a, kernel, (sides, sides))
     else:
         seen = patches(jnp.pad(a, ((0, 0), sides, sides, (0, 0))), k, step, tuple(size))
         made = (seen @ kernel.reshape(-1, channels)).reshape(-1, *size, channels)
