@@ -1,7 +1,7 @@
 """Training on several devices, of one process or of many: each solves its share of every batch.
 
-The shares of a step are added by one all-reduce of a vector as long as the gradient; a search has
-no part of another device in it. JAX's own runtime connects the processes
+The shares of a step are added, a vector as long as the gradient; a search has no part of another
+device in it. JAX's own runtime connects the processes
 (``jax.distributed.initialize``).
 """
 
