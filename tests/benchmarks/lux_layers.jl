@@ -5,12 +5,14 @@
 # FOLDER has MNIST's two training files, unpacked. The environment needs
 #
 #     pkg> dev julia
-#     pkg> add DeepEquilibriumNetworks Lux Optimisers OrdinaryDiffEqTsit5 SteadyStateDiffEq Zygote
+#     pkg> add DeepEquilibriumNetworks Lux NonlinearSolveBase Optimisers OrdinaryDiffEqTsit5
+#     pkg> add SteadyStateDiffEq Zygote
 #
 # All start from the same weights, search to the same tolerance, and see the same batches. In each
 # round each trains for one epoch of SAMPLES, by turns; what is printed are medians of the rounds.
 
 using DeepEquilibriumNetworks, Lux, Optimisers, OrdinaryDiffEqTsit5, PyDEQ, Random, SteadyStateDiffEq
+using NonlinearSolveBase: NormTerminationMode
 using Statistics: mean, median
 using Zygote: Zygote
 
@@ -28,8 +30,12 @@ end
 
 function theirs(solver)
     cell = Chain(Parallel(+, NoOpLayer(), NoOpLayer()), hidden(), last_layer())
+    # Both get the tolerances of the ODE's steps that ours takes by itself. With those of the search
+    # its ODE never settles to them, and goes on until `maxiters` ends it.
+    odesolve_kwargs = (; abstol = 1.0f-6, reltol = TOLERANCE, save_everystep = false)
     return DeepEquilibriumNetwork(
-        cell, solver; abstol = TOLERANCE, reltol = TOLERANCE, maxiters = 1000, verbose = false
+        cell, solver; abstol = TOLERANCE, reltol = TOLERANCE, maxiters = 1000, verbose = false,
+        termination_condition = NormTerminationMode(Base.Fix1(maximum, abs)), odesolve_kwargs,
     )
 end
 
