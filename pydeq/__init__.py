@@ -11,6 +11,7 @@ from pydeq.errors import ConvergenceWarning, EngineError, EngineUnavailableError
 
 if TYPE_CHECKING:
     from pydeq import datasets, layers, plot, presets
+    from pydeq.cell_function import CellFunction
     from pydeq.estimators import Checkpoint, DEQClassifier, DEQRegressor, load
     from pydeq.fixed_points import FixedPoint, fixed_point
     from pydeq.model import Certificates, Equilibrium
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "CellFunction",
     "Certificates",
     "Checkpoint",
     "ConvergenceWarning",
@@ -41,6 +43,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "pydeq.cell_function": ("CellFunction",),
     "pydeq.estimators": ("Checkpoint", "DEQClassifier", "DEQRegressor", "load"),
     "pydeq.fixed_points": ("FixedPoint", "fixed_point"),
     "pydeq.model": ("Certificates", "Equilibrium"),

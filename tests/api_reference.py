@@ -35,6 +35,7 @@ CONTENTS = {
         "pydeq.DEQClassifier.predict_proba",
         "pydeq.Checkpoint",
         "pydeq.load",
+        "pydeq.CellFunction",
     ],
     "Layers": [
         "pydeq.layers.Dense",

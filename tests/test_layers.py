@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1] / "pydeq"
 FLOORS = [
-    {"errors", "layers"},
+    {"errors", "layers", "cell_function"},
     {"model"},
     {"engines"},
     {"training"},

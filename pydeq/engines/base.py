@@ -8,6 +8,7 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
+from pydeq.cell_function import CellFunction
 from pydeq.model import Equilibrium, ModelSpec, OptimizerSpec, Params, SolverSpec
 
 __all__ = [
@@ -198,6 +199,9 @@ class AbstractEngine(abc.ABC):
     has_layers: ClassVar[bool] = False
     """Whether it has :mod:`pydeq.layers`."""
 
+    has_functions: ClassVar[bool] = False
+    """Whether its cells may be Python functions."""
+
     has_starts: ClassVar[bool] = False
     """Whether it has a first guess other than f(0, h), and epochs of a fixed depth."""
 
@@ -227,6 +231,11 @@ class AbstractEngine(abc.ABC):
 
 def what_is_missing(engine: type[AbstractEngine], model: ModelSpec, solver: SolverSpec) -> str:
     """Return what `engine` has not of what is asked for, and what it has; empty: it has all."""
+    if isinstance(model.cell, CellFunction) and not engine.has_functions:
+        return (
+            f"The {engine.name} engine does not have a cell that is a Python function; the jax "
+            "engine has"
+        )
     if model.has_layers and not engine.has_layers:
         return (
             f"The {engine.name} engine does not have input_shape, encoder, cell and decoder; it "

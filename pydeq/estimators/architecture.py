@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from pydeq.cell_function import CellFunction
 from pydeq.layers import Activation, GroupNorm, Layer, MaxPool, MeanPool
 from pydeq.model import Init, ModelSpec, walk
 
@@ -28,7 +29,8 @@ def with_layers(params: Mapping[str, Any], model: ModelSpec) -> ModelSpec:
         If a value is none, or a layer does not fit where it stands. It names the layer, its place,
         what it is given and what it needs.
     """
-    given: dict[str, Any] = {n: _layers(n, params.get(n)) for n in PARTS}
+    given: dict[str, Any] = {n: _layers(n, params.get(n)) for n in PARTS if n != "cell"}
+    given["cell"] = _cell(params.get("cell"))
     given["init"] = _init(params.get("init", ARCHITECTURE["init"]))
     model = dataclasses.replace(model, **given, input_shape=_input_shape(params, model.n_features))
     if not model.has_layers:
@@ -40,7 +42,9 @@ def with_layers(params: Mapping[str, Any], model: ModelSpec) -> ModelSpec:
                 "stability='monotone' is a cell of its own, act(z W + h + b), which needs "
                 f"cell=None and hidden_layer_sizes=(); got cell={params['cell']!r:.300}."
             )
-        if not model.cell:
+        if isinstance(model.cell, CellFunction):
+            _check_stability(model.cell, model.stability)
+        elif not model.cell:
             raise ValueError("cell must have a layer with weights; got ().")
         model = dataclasses.replace(model, hidden_layer_sizes=(), activation="identity")
     if model.encoder is not None:
@@ -57,8 +61,30 @@ def _state_shape(model: ModelSpec) -> tuple[int, ...]:
     return model.network.state_shape
 
 
+def _cell(value: Any) -> tuple[Layer, ...] | CellFunction | None:
+    if isinstance(value, CellFunction):
+        return value
+    if callable(value):
+        raise ValueError(
+            "cell must be None, a sequence of pydeq.layers or a CellFunction; got "
+            f"{value!r:.100}. A function needs the values that its parameters start from: "
+            "CellFunction(function, params)."
+        )
+    return _layers("cell", value, "None, a CellFunction")
+
+
+def _check_stability(cell: CellFunction, stability: str) -> None:
+    if stability in ("contractive", "monotone"):
+        raise ValueError(
+            f"stability={stability!r} needs a bound of each layer of the cell, and {cell!r:.200} "
+            "is a function, of which pydeq knows none. Take stability='jacobian' or 'none'."
+        )
+
+
 def _check_cell(model: ModelSpec) -> None:
     cell = model.network.cell
+    if isinstance(model.cell, CellFunction):
+        return
     if not any(placed.has_weights for placed in cell):
         raise ValueError(
             f"cell must have a layer with weights, such as Dense or Conv; got {model.cell!r:.300}."

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
+from pydeq.cell_function import CellFunction
 from pydeq.engines import (
     AbstractGroup,
     AbstractSession,
@@ -40,7 +41,6 @@ from pydeq.model import (
     Solver,
     SolverSpec,
     Stability,
-    TrainSpec,
 )
 from pydeq.training import (
     Data,
@@ -95,7 +95,7 @@ class AbstractDEQEstimator(AbstractFitted):
         train_encoder: bool = True,
         input_shape: Sequence[int] | None = None,
         encoder: Sequence[Layer] | None = None,
-        cell: Sequence[Layer] | None = None,
+        cell: Sequence[Layer] | CellFunction | None = None,
         decoder: Sequence[Layer] | None = None,
         init: Sequence[Layer] | Literal["cell", "zero", "encoder"] = "cell",
         init_penalty: float = 1.0,
@@ -272,7 +272,7 @@ class AbstractDEQEstimator(AbstractFitted):
             goes_on = action if incremental else "warm_start=True"
             parameters.check_same_model(new.model_spec_, model, goes_on)
         if incremental:
-            training = _one_epoch(training)
+            training = parameters.one_epoch(training)
         random_state = copy.deepcopy(new.random_state)
         start = new._start(model, random_state, data, resume, incremental, group)
         engine = get_engine(*parameters.check_engine(params), model, solver, group.size)
@@ -389,12 +389,3 @@ class AbstractDEQEstimator(AbstractFitted):
 def _n_samples(data: Data, group: AbstractGroup, common: bool) -> int:
     """Return the number of samples of all processes."""
     return len(data) if common else sum(gather_json(group, len(data)))
-
-
-def _one_epoch(training: TrainSpec) -> TrainSpec:
-    if training.early_stopping:
-        raise ValueError(
-            "partial_fit does not support early_stopping=True: it sees one part of the data a "
-            "call, and holds none of it out."
-        )
-    return dataclasses.replace(training, max_iter=1)

@@ -3,6 +3,7 @@
 import abc
 import contextlib
 import dataclasses
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, Self
 
@@ -98,7 +99,7 @@ class AbstractFitted(BaseEstimator, abc.ABC):
         ----------
         X : array-like (n_samples, n_features)
         depth : int
-            Number of iterations after the start u(0) = f(0, h).
+            Number of iterations after the start u(0): see `init`.
 
         Returns
         -------
@@ -128,10 +129,23 @@ class AbstractFitted(BaseEstimator, abc.ABC):
             If the file cannot be written, or the path is a directory, a pipe or a device.
         ValueError
             If a parameter is one that `fit` would refuse.
+
+        Warns
+        -----
+        UserWarning
+            If the cell is a function, which no file has: loading will need it again.
         """
         fitted = self._snapshot()
         check_is_fitted(fitted)
-        model_file.write(path, *stored.describe(fitted))
+        header, arrays = stored.describe(fitted)
+        model_file.write(path, header, arrays)
+        if (name := stored.needed_function(header)) is not None:
+            warnings.warn(
+                f"The file has the weights of the model, and not its cell, the function {name}. "
+                f"Keep it: pydeq.load(path, cell={name}) will need it.",
+                UserWarning,
+                stacklevel=2,
+            )
 
     def _snapshot(self) -> Self:
         """Return the estimator as it is at this moment."""

@@ -37,6 +37,7 @@ __all__ = [
     "check_same_model",
     "fit_specs",
     "model_spec",
+    "one_epoch",
     "optimizer_spec",
     "solver_spec",
     "train_spec",
@@ -231,6 +232,16 @@ def train_spec(params: Parameters, n_samples: int) -> TrainSpec:
         validation_fraction=_number(params, "validation_fraction", _FRACTION),
         fixed_depth_epochs=_fixed_depth_epochs(params),
     )
+
+
+def one_epoch(training: TrainSpec) -> TrainSpec:
+    """Return the epoch loop of a call of `partial_fit`."""
+    if training.early_stopping:
+        raise ValueError(
+            "partial_fit does not support early_stopping=True: it sees one part of the data a "
+            "call, and holds none of it out."
+        )
+    return dataclasses.replace(training, max_iter=1)
 
 
 def check_engine(params: Parameters) -> tuple[str, str]:

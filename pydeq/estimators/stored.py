@@ -6,12 +6,13 @@ rules that `fit` has, and so is what goes out: a file that was written can be re
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from sklearn.utils import check_random_state
 
+from pydeq.cell_function import CellFunction
 from pydeq.estimators import parameters
 from pydeq.estimators.architecture import ARCHITECTURE
 from pydeq.estimators.labels import labels_from_json, labels_to_json
@@ -66,11 +67,28 @@ def describe(estimator: Any) -> tuple[dict[str, Any], Params]:
     arrays = {f"params/{name}": value for name, value in estimator.params_.items()}
     for name, value in estimator.optimizer_state_.items():
         arrays[f"optimizer/{name}"] = value
+    if isinstance(estimator.cell, CellFunction):
+        for name, value in estimator.cell.params.items():
+            arrays[f"start/{name}"] = np.float64(value)
     return header, arrays
 
 
-def restore(kinds: Mapping[str, type], header: Mapping[str, Any], arrays: Params) -> Any:
+def needed_function(header: Mapping[str, Any]) -> str | None:
+    """Return the name of the function that is the cell of what `describe` described, if one is."""
+    given = header.get("parameters")
+    cell = given.get("cell") if isinstance(given, dict) else None
+    return str(cell["function"])[:100] if isinstance(cell, dict) and "function" in cell else None
+
+
+def restore(
+    kinds: Mapping[str, type],
+    header: Mapping[str, Any],
+    arrays: Params,
+    function: Callable[..., Any] | None = None,
+) -> Any:
     """Return the estimator, of one of `kinds`, that `describe` described.
+
+    `function` is its cell, where that is one.
 
     Raises
     ------
@@ -86,6 +104,9 @@ def restore(kinds: Mapping[str, type], header: Mapping[str, Any], arrays: Params
     estimator: Any = kinds[kind]()
     if unknown := sorted(given.keys() - estimator.get_params(deep=False).keys()):
         raise ValueError(f"{kind} has no parameter {', '.join(unknown)}")
+    start = _group(arrays, "start/")
+    if function is not None:
+        given["cell"] = model["cell"] = CellFunction(function, start)
     given = with_layer_values(given)
     estimator.set_params(**{name: _tuple(value) for name, value in given.items()})
     spec = _model(model, len(arrays))
@@ -93,7 +114,8 @@ def restore(kinds: Mapping[str, type], header: Mapping[str, Any], arrays: Params
     estimator.model_spec_ = spec
     estimator.params_ = _weights(spec, _group(arrays, "params/"))
     estimator.optimizer_state_ = _optimizer_state(estimator.params_, _group(arrays, "optimizer/"))
-    if len(arrays) != len(estimator.params_) + len(estimator.optimizer_state_):
+    n_known = len(estimator.params_) + len(estimator.optimizer_state_)
+    if len(arrays) != n_known + (0 if function is None else len(start)):
         raise ValueError("it has arrays that are neither weights nor the optimiser's state")
     estimator.n_features_in_ = spec.n_features
     estimator.history_ = History.from_dict(_object(header, "history"))
@@ -273,6 +295,12 @@ def _plain(name: str, value: Any) -> Any:
         return [_plain(name, item) for item in value]
     if isinstance(value, Layer):
         return layer_to_json(value)
+    if isinstance(value, CellFunction):
+        return {
+            "function": value.name,
+            "shapes": repr(value.shapes),
+            "digest of params": value.digest,
+        }
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise ValueError(f"{name}={value!r} cannot be saved: it is not a value that fit accepts.")

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse.linalg
 
+from pydeq.cell_function import CellFunction
 from pydeq.model.cell import Cell, Linearization, acting_cell, linearize, rounding
 from pydeq.model.equilibrium import Certificates, Equilibrium
 from pydeq.model.layered import LayeredLinearization
@@ -80,7 +81,8 @@ def spectral_abscissa(
     Returns
     -------
     ndarray of float64 (n,)
-        NaN where the state or the Jacobian is not finite.
+        NaN where the state or the Jacobian is not finite, and for a cell that is a function, of
+        which this module knows nothing.
 
     References
     ----------
@@ -89,9 +91,11 @@ def spectral_abscissa(
     S. Bai, V. Koltun, J. Z. Kolter (2021). Stabilizing Equilibrium Models by Jacobian
     Regularization. ICML.
     """
+    abscissa = np.full(len(state), np.nan)
+    if isinstance(model.cell, CellFunction):
+        return abscissa
     cell = acting_cell(model, params)
     dense = model.state_width <= DENSE
-    abscissa = np.full(len(state), np.nan)
     # It bounds the norm of every Jacobian; layers may have none.
     if np.isnan(cell.lipschitz) or (isinstance(cell, Cell) and np.isinf(cell.lipschitz)):
         return abscissa
@@ -130,12 +134,13 @@ def distance_bound(
     ndarray of float64 (n,)
         In the unit of the state. inf where nothing is guaranteed: where q is not below 1, which
         cannot be with ``stability="contractive"`` and does not matter with ``"monotone"``; where
-        the state is not finite; with a finite horizon, whose states are not meant to be equilibria.
+        the state is not finite; with a finite horizon, whose states are not meant to be equilibria;
+        for a cell that is a function.
     """
-    cell = acting_cell(model, params)
     bound = np.full(len(state), np.inf)
-    if model.horizon is not None:
+    if model.horizon is not None or isinstance(model.cell, CellFunction):
         return bound
+    cell = acting_cell(model, params)
     for part in _chunks(model, len(state)):
         here = linearize(model, params, cell, x[part], state[part])
         bound[part] = _distance_bound(model, here, state[part].astype(np.float64))

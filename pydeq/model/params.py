@@ -9,6 +9,7 @@ import math
 
 import numpy as np
 
+from pydeq.cell_function import CellFunction
 from pydeq.model.network import placed_parameters
 from pydeq.model.spec import ModelSpec
 
@@ -33,11 +34,15 @@ def parameter_shapes(model: ModelSpec) -> dict[str, tuple[int, ...]]:
             shapes[name] = shape
             if model.stability == "monotone" and name == "cell.0.weight":
                 shapes["cell.0.skew"] = shape
+    if isinstance(model.cell, CellFunction):
+        shapes |= {f"cell.{name}": shape for name, shape in model.cell.shapes.items()}
     return shapes
 
 
 def init_params(model: ModelSpec, rng: np.random.Generator, dtype: np.dtype) -> Params:
     """Draw Glorot-uniform weights, biases of 0 and scales of 1 (Glorot and Bengio 2010, eq. 16).
+
+    The parameters of a cell that is a function start as it says.
 
     Parameters
     ----------
@@ -52,9 +57,12 @@ def init_params(model: ModelSpec, rng: np.random.Generator, dtype: np.dtype) -> 
     -------
     dict of str to ndarray
     """
+    own = model.cell.params if isinstance(model.cell, CellFunction) else {}
     params: Params = {}
     for name, shape in parameter_shapes(model).items():
-        if name.endswith(".bias"):
+        if (start := own.get(name.removeprefix("cell."))) is not None:
+            params[name] = np.array(start, dtype)
+        elif name.endswith(".bias"):
             params[name] = np.zeros(shape, dtype)
         elif name.endswith(".scale"):
             params[name] = np.ones(shape, dtype)

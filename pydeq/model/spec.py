@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from pydeq import layers
+from pydeq.cell_function import CellFunction
 from pydeq.model.network import Network, place
 
 __all__ = [
@@ -104,6 +105,7 @@ class ModelSpec:
     input_shape : tuple of int or None
         Shape that a sample's features have in C order; None: ``(n_features,)``.
     encoder, cell, decoder : tuple of Layer or None
+        The cell may be a function, f itself, with ``stability="none"`` or ``"jacobian"``.
         None: the maps above. With an encoder `n_state` is the number of values that it makes; with
         a cell `hidden_layer_sizes` and `activation` say nothing.
     init : "cell", "zero" or tuple of Layer
@@ -121,7 +123,7 @@ class ModelSpec:
     horizon: float | None = None
     input_shape: tuple[int, ...] | None = None
     encoder: tuple[layers.Layer, ...] | None = None
-    cell: tuple[layers.Layer, ...] | None = None
+    cell: tuple[layers.Layer, ...] | CellFunction | None = None
     decoder: tuple[layers.Layer, ...] | None = None
     init: Init = "cell"
 
@@ -198,6 +200,8 @@ def _encoder(model: ModelSpec, given: tuple[int, ...]) -> tuple[layers.Layer, ..
 
 
 def _cell(model: ModelSpec, given: tuple[int, ...]) -> tuple[layers.Layer, ...]:
+    if isinstance(model.cell, CellFunction):
+        return ()
     if model.cell is not None:
         return model.cell
     if len(given) != 1:

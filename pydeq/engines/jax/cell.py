@@ -1,10 +1,13 @@
 """The model's maps as pure functions of JAX arrays: encoder, cell, decoder, losses."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from pydeq.cell_function import CellFunction
 from pydeq.engines.jax.forward import FUNCTIONS, forward_rows
 from pydeq.model import ModelSpec
 
@@ -13,6 +16,7 @@ __all__ = [
     "activation",
     "cell",
     "cell_weights",
+    "check_function",
     "decode",
     "encode",
     "first_guess",
@@ -53,7 +57,44 @@ def cell(model: ModelSpec, weights: Acting, u: jax.Array, h: jax.Array) -> jax.A
     """Return f(u, h) ``(n, n_state)``: see :class:`pydeq.model.spec.ModelSpec`."""
     if model.stability == "monotone":
         return activation(model)(u @ weights["cell.0.weight"] + h + weights["cell.0.bias"])
+    if isinstance(model.cell, CellFunction):
+        return _function(model.cell, model.network.state_shape, weights, u, h)
     return forward_rows(model.network.cell, weights, u + h)
+
+
+def _function(
+    own: CellFunction, shape: tuple[int, ...], weights: Acting, u: jax.Array, h: jax.Array
+) -> jax.Array:
+    """Return f of rows ``(n, n_state)``, each by itself, or of one ``(n_state,)``."""
+    params = {name: weights[f"cell.{name}"] for name in own.params}
+
+    def of_one(u: jax.Array, h: jax.Array) -> jax.Array:
+        return own.function(params, u.reshape(shape), h.reshape(shape)).ravel()
+
+    return of_one(u, h) if u.ndim == 1 else jax.vmap(of_one)(u, h)
+
+
+def check_function(model: ModelSpec, dtype: np.dtype) -> None:
+    """Raise ValueError unless a cell that is a function gives a state; it is traced, not run."""
+    own, shape = model.cell, model.network.state_shape
+    if not isinstance(own, CellFunction):
+        return
+    state = jax.ShapeDtypeStruct(shape, dtype)
+    params = {name: jax.ShapeDtypeStruct(s, dtype) for name, s in own.shapes.items()}
+    given = f"params of shapes {own.shapes}, u {shape} and h {shape}, all {dtype}"
+    try:
+        made: Any = jax.eval_shape(own.function, params, state, state)
+    except Exception as error:
+        raise ValueError(
+            f"cell: {own.name} failed, which was given {given}: {type(error).__name__}: {error}"
+        ) from error
+    found = (getattr(made, "shape", None), getattr(made, "dtype", None))
+    if found != (shape, dtype):
+        what = type(made).__name__ if found[0] is None else f"shape {found[0]} and {found[1]}"
+        raise ValueError(
+            f"cell: {own.name} must return an array of the shape and dtype of the state, {shape} "
+            f"and {dtype}; it returned {what}, of {given}."
+        )
 
 
 def first_guess(model: ModelSpec, params: Mapping[str, jax.Array], h: jax.Array) -> jax.Array:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from pydeq.cell_function import CellFunction
 from pydeq.model import Adjoint, Loss, ModelSpec, OptimizerSpec, Solver, SolverSpec
 
 __all__ = ["Code"]
@@ -59,6 +60,11 @@ class Code:
             unroll=solver.max_steps if through else None,
             loss=optimizer.loss,
         )
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether the cache for other processes may keep it: of a function they know no more."""
+        return not isinstance(self.model.cell, CellFunction)
 
     def of_depth(self, depth: int) -> "Code":
         """Return the same for a state that is what so many steps u <- f(u, h) make."""

@@ -34,7 +34,7 @@ def act(model: ModelSpec, params: Acting, contraction: jax.Array) -> Acting:
 
 def acting_names(model: ModelSpec) -> list[str]:
     """Return the names of what acts, in order."""
-    names = [name for name in parameter_shapes(model) if not name.endswith(".skew")]
+    names = [name for name in parameter_shapes(model) if name != "cell.0.skew"]
     if model.stability == "contractive":
         weights = [n for n in names if n.startswith("cell.") and n.endswith(".weight")]
         names += ["cell.root", *(name.replace("weight", "slope") for name in weights)]

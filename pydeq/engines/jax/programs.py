@@ -83,7 +83,8 @@ class Program:
     def _load(self, code: Hashable, args: tuple, leaves: list[jax.Array], device: Device) -> Run:
         key, kept = "", None
         # A program that was kept is of the only device of its process, or the first.
-        if cache.is_used() and device.id == 0 and jax.process_count() == 1:
+        is_kept = getattr(code, "is_kept", True) and cache.is_used()
+        if is_kept and device.id == 0 and jax.process_count() == 1:
             shapes = [f"{leaf.dtype}{leaf.shape}" for leaf in leaves]
             key = f"{self.function.__name__} {code} {jax.tree.structure(args)} {shapes}\n"
             key += _surroundings(device)

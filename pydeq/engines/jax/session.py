@@ -17,7 +17,7 @@ from pydeq.engines.base import (
 )
 from pydeq.engines.jax import compiled
 from pydeq.engines.jax.batches import Batch, TrainingData, batch_of, padded
-from pydeq.engines.jax.cell import Acting
+from pydeq.engines.jax.cell import Acting, check_function
 from pydeq.engines.jax.code import Code
 from pydeq.engines.jax.device import Device, own_settings
 from pydeq.engines.jax.layers import acting_names
@@ -68,6 +68,7 @@ class JaxSession(AbstractSession):
         self._epoch = optimizer.epoch
         self._data: TrainingData | None = None
         with self.context():
+            check_function(model, self._dtype)
             self._controls = self._put_controls(model, solver)
             self._contraction = self._put(model.contraction)
             self._rates = Rates(
