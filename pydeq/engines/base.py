@@ -202,6 +202,9 @@ class AbstractEngine(abc.ABC):
     has_functions: ClassVar[bool] = False
     """Whether its cells may be Python functions."""
 
+    has_monotone_layers: ClassVar[bool] = False
+    """Whether its monotone cell may be a convolution."""
+
     has_starts: ClassVar[bool] = False
     """Whether it has a first guess other than f(0, h), and epochs of a fixed depth."""
 
@@ -240,6 +243,12 @@ def what_is_missing(engine: type[AbstractEngine], model: ModelSpec, solver: Solv
         return (
             f"The {engine.name} engine does not have input_shape, encoder, cell and decoder; it "
             "has the models of n_state and hidden_layer_sizes"
+        )
+    is_monotone = model.stability == "monotone" and model.cell is not None
+    if is_monotone and not engine.has_monotone_layers:
+        return (
+            f"The {engine.name} engine has stability='monotone' with cell=None alone; the jax "
+            "engine has a convolution too"
         )
     if (model.init != "cell" or solver.fixed_depth is not None) and not engine.has_starts:
         return (

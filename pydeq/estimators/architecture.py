@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from pydeq.cell_function import CellFunction
-from pydeq.layers import Activation, GroupNorm, Layer, MaxPool, MeanPool
-from pydeq.model import Init, ModelSpec, walk
+from pydeq.layers import Activation, Conv, GroupNorm, Layer, MaxPool, MeanPool
+from pydeq.model import Init, ModelSpec, Placed, walk
 
 __all__ = ["ARCHITECTURE", "with_layers"]
 
@@ -37,16 +37,15 @@ def with_layers(params: Mapping[str, Any], model: ModelSpec) -> ModelSpec:
         _state_shape(model)
         return model
     if model.cell is not None:
-        if model.stability == "monotone":
-            raise ValueError(
-                "stability='monotone' is a cell of its own, act(z W + h + b), which needs "
-                f"cell=None and hidden_layer_sizes=(); got cell={params['cell']!r:.300}."
-            )
         if isinstance(model.cell, CellFunction):
             _check_stability(model.cell, model.stability)
+        elif model.stability == "monotone":
+            _check_monotone(model.cell)
         elif not model.cell:
             raise ValueError("cell must have a layer with weights; got ().")
         model = dataclasses.replace(model, hidden_layer_sizes=(), activation="identity")
+        if model.stability == "monotone":
+            model = dataclasses.replace(model, activation=_last_name(model.cell))
     if model.encoder is not None:
         if model.n_state is None and model.decoder is None:
             model = dataclasses.replace(model, decoder=())
@@ -81,6 +80,30 @@ def _check_stability(cell: CellFunction, stability: str) -> None:
         )
 
 
+def _check_monotone(cell: tuple[Layer, ...]) -> None:
+    kinds = tuple(type(layer) for layer in cell)
+    if kinds != (Conv, Activation) or getattr(cell[0], "stride", 1) != 1:
+        raise ValueError(
+            "stability='monotone' is a cell of one layer with the activation on it: cell=None with "
+            "hidden_layer_sizes=(), or cell=[Conv(channels), Activation(name)] without a stride; "
+            f"got cell={cell!r:.300}."
+        )
+
+
+def _last_name(cell: Any) -> Any:
+    return cell[-1].name
+
+
+def _check_kernel(placed: Placed) -> None:
+    conv: Any = placed.layer
+    width = 2 * conv.kernel_size - 1
+    if width > min(placed.given[1:]):
+        raise ValueError(
+            f"{placed.where}: the monotone cell's kernel is twice as wide, {width} x {width}, and "
+            f"needs an image that is not smaller; it is given {placed.given}."
+        )
+
+
 def _check_cell(model: ModelSpec) -> None:
     cell = model.network.cell
     if isinstance(model.cell, CellFunction):
@@ -89,6 +112,8 @@ def _check_cell(model: ModelSpec) -> None:
         raise ValueError(
             f"cell must have a layer with weights, such as Dense or Conv; got {model.cell!r:.300}."
         )
+    if model.stability == "monotone" and model.cell is not None:
+        _check_kernel(cell[0])
     if model.stability != "contractive":
         return
     for placed in walk(cell):

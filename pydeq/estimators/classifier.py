@@ -38,7 +38,8 @@ class DEQClassifier(ClassifierMixin, AbstractDEQEstimator):
         weights so that its Lipschitz constant is at most `contraction`: the equilibrium is unique,
         and every solver finds it. ``"monotone"`` is another cell, a single layer
         ``act(z W + h + b)`` whose I - W is strongly monotone: the equilibrium is unique too
-        (Winston and Kolter 2020). ``"jacobian"`` adds `jacobian_penalty` to the loss (Bai et al.
+        (Winston and Kolter 2020). With ``cell=[Conv(channels), Activation(name)]`` the W is a
+        convolution. ``"jacobian"`` adds `jacobian_penalty` to the loss (Bai et al.
         2021). ``"none"`` does nothing.
     contraction : float, default=0.9
         Bound of the cell's Lipschitz constant for ``stability="contractive"``, above 0, below 1.

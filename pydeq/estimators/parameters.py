@@ -106,7 +106,7 @@ def model_spec(params: Parameters, n_features: int, n_outputs: int) -> ModelSpec
     horizon = params["horizon"]
     hidden_layer_sizes = _layer_sizes(params["hidden_layer_sizes"])
     stability = _choice(params, "stability", STABILITIES)
-    if stability == "monotone" and hidden_layer_sizes:
+    if stability == "monotone" and hidden_layer_sizes and params.get("cell") is None:
         raise ValueError(
             "stability='monotone' is a cell of a single layer, which needs hidden_layer_sizes=(); "
             f"got {params['hidden_layer_sizes']!r}."
@@ -190,11 +190,23 @@ def _check_solver_fits(spec: SolverSpec, model: ModelSpec) -> None:
             f"stability='monotone'; got stability={model.stability!r}. solver='auto' takes one "
             "that fits."
         )
+    is_pr = spec.name == "peaceman_rachford"
+    if spec.adjoint == "unrolled" and is_pr and _has_inner_solves(model):
+        raise ValueError(
+            "adjoint='unrolled' does not work with solver='peaceman_rachford' for a convolution "
+            "padded with zeros, whose inner linear solves cannot be differentiated; use "
+            "adjoint='implicit', or padding='circular'."
+        )
     if spec.adjoint == "unrolled" and spec.name == "newton":
         raise ValueError(
             "adjoint='unrolled' does not work with solver='newton', whose inner linear solves "
             "cannot be differentiated; use adjoint='implicit', or another solver."
         )
+
+
+def _has_inner_solves(model: ModelSpec) -> bool:
+    first = model.network.cell[0].layer if model.network.cell else None
+    return getattr(first, "padding", "circular") == "zero"
 
 
 def optimizer_spec(params: Parameters, loss: Loss) -> OptimizerSpec:

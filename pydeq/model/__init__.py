@@ -13,6 +13,7 @@ from pydeq.model.certificate import certify
 from pydeq.model.equilibrium import Certificates, Equilibrium, joined
 from pydeq.model.html import html_table
 from pydeq.model.metrics import log_softmax, loss, residual, softmax
+from pydeq.model.monotone import effective
 from pydeq.model.network import Network, Part, Placed, walk
 from pydeq.model.params import (
     Params,
@@ -66,6 +67,7 @@ __all__ = [
     "certify",
     "check_params",
     "chunks",
+    "effective",
     "epoch_order",
     "flatten",
     "html_table",

@@ -22,11 +22,17 @@ from pydeq.model.layered import (
     linearize_layers,
     with_error,
 )
+from pydeq.model.monotone import (
+    MonotoneConv,
+    MonotoneConvLinearization,
+    linearize_monotone_conv,
+    monotone_conv,
+)
 from pydeq.model.network import walk
 from pydeq.model.params import Params
 from pydeq.model.spec import ModelSpec
 
-__all__ = ["Cell", "Linearization", "acting_cell", "linearize", "rounding"]
+__all__ = ["AnyCell", "AnyLinearization", "Cell", "acting_cell", "linearize", "rounding"]
 
 
 class Cell(NamedTuple):
@@ -78,8 +84,14 @@ class Linearization(NamedTuple):
         return min(ranks)
 
 
-def acting_cell(model: ModelSpec, params: Params) -> Cell | LayeredCell:
+AnyCell = Cell | LayeredCell | MonotoneConv
+AnyLinearization = Linearization | LayeredLinearization | MonotoneConvLinearization
+
+
+def acting_cell(model: ModelSpec, params: Params) -> AnyCell:
     """Return the cell's layers as they act: scaled if contractive, composed if monotone."""
+    if model.stability == "monotone" and model.cell is not None:
+        return monotone_conv(model, params, rounding(model))
     if model.stability == "monotone":
         return _monotone_cell(model, params)
     if model.has_layers:
@@ -134,15 +146,18 @@ def _encoded(model: ModelSpec, params: Params, x: np.ndarray) -> tuple[np.ndarra
 def linearize(
     model: ModelSpec,
     params: Params,
-    cell: Cell | LayeredCell,
+    cell: AnyCell,
     x: np.ndarray,
     state: np.ndarray,
-) -> Linearization | LayeredLinearization:
+) -> AnyLinearization:
     """Return the cell and its derivative at the states ``(n, n_state)``."""
     unit = rounding(model)
     if isinstance(cell, LayeredCell):
         with np.errstate(over="ignore", invalid="ignore"):  # of states that are not finite
             return linearize_layers(cell, *_encoded(model, params, x), state, unit)
+    if isinstance(cell, MonotoneConv):
+        with np.errstate(over="ignore", invalid="ignore"):
+            return linearize_monotone_conv(cell, *_encoded(model, params, x), state, unit)
     a, slopes = np.asarray(state, np.float64), []
     with np.errstate(over="ignore", invalid="ignore"):  # of states that are not finite
         injected, error = _injected(model, params, cell, x)

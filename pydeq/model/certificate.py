@@ -12,9 +12,9 @@ import numpy as np
 import scipy.sparse.linalg
 
 from pydeq.cell_function import CellFunction
-from pydeq.model.cell import Cell, Linearization, acting_cell, linearize, rounding
+from pydeq.model.cell import AnyLinearization, Cell, acting_cell, linearize, rounding
 from pydeq.model.equilibrium import Certificates, Equilibrium
-from pydeq.model.layered import LayeredLinearization
+from pydeq.model.monotone import MonotoneConv
 from pydeq.model.params import Params
 from pydeq.model.spec import ModelSpec
 
@@ -97,7 +97,8 @@ def spectral_abscissa(
     cell = acting_cell(model, params)
     dense = model.state_width <= DENSE
     # It bounds the norm of every Jacobian; layers may have none.
-    if np.isnan(cell.lipschitz) or (isinstance(cell, Cell) and np.isinf(cell.lipschitz)):
+    named = isinstance(cell, Cell | MonotoneConv)
+    if np.isnan(cell.lipschitz) or (named and np.isinf(cell.lipschitz)):
         return abscissa
     for part in _chunks(model, len(state)):
         here = linearize(model, params, cell, x[part], state[part])
@@ -210,9 +211,21 @@ def monotone_distance_bound(
     E. Winston, J. Z. Kolter (2020). Monotone Operator Equilibrium Networks. NeurIPS.
     """
     gap = z - fz
-    # An error of y moves both terms; ||W||_F bounds what it becomes in the second.
-    added = error * (1 + np.linalg.norm(weight) / monotonicity)
-    return np.linalg.norm(gap, axis=1) + np.linalg.norm(gap @ weight, axis=1) / monotonicity + added
+    norm = float(np.linalg.norm(weight))  # ||W||_F, which bounds ||W||_2
+    return _monotone_bound(gap, gap @ weight, norm, monotonicity, error)
+
+
+def _monotone_bound(
+    gap: np.ndarray,
+    product: np.ndarray,
+    norm: float,
+    monotonicity: float,
+    error: np.ndarray | float,
+) -> np.ndarray:
+    """Return the bound of `monotone_distance_bound` from z - f(z) and its product with W."""
+    # An error of y moves both terms; `norm` bounds what it becomes in the second.
+    added = error * (1 + norm / monotonicity)
+    return np.linalg.norm(gap, axis=1) + np.linalg.norm(product, axis=1) / monotonicity + added
 
 
 def _chunks(model: ModelSpec, n: int) -> Iterator[slice]:
@@ -221,9 +234,7 @@ def _chunks(model: ModelSpec, n: int) -> Iterator[slice]:
     return (slice(start, start + n_chunk) for start in range(0, n, n_chunk))
 
 
-def _distance_bound(
-    model: ModelSpec, here: Linearization | LayeredLinearization, z: np.ndarray
-) -> np.ndarray:
+def _distance_bound(model: ModelSpec, here: AnyLinearization, z: np.ndarray) -> np.ndarray:
     """Return the bound that the kind of cell guarantees, ``(n,)``; it may be NaN."""
     cell = here.cell
     unit = rounding(model)
@@ -233,6 +244,14 @@ def _distance_bound(
             gap = np.linalg.norm(z - here.value, axis=1) + here.error
             bound = monotone_distance_bound(weight, z, here.value, 1.0, here.error)
             return (1 + unit) * (bound + cell.composing * gap)
+    if isinstance(cell, MonotoneConv):
+        with np.errstate(over="ignore", invalid="ignore"):
+            gap = z - here.value
+            pushed, norm = cell.product(gap), cell.norm
+            bound = _monotone_bound(gap, pushed, norm, 1.0, here.error)
+            # W is known to `composing`, and its product here to as much as any of such a size.
+            size = np.linalg.norm(gap, axis=1) + here.error
+            return (1 + unit) * (bound + (cell.composing + unit * cell.size) * size)
     lipschitz = cell.lipschitz
     if model.stability == "contractive":
         lipschitz = min(lipschitz, model.contraction)
@@ -241,7 +260,7 @@ def _distance_bound(
     return (1 + unit) * bound
 
 
-def _rightmost(here: Linearization | LayeredLinearization) -> float:
+def _rightmost(here: AnyLinearization) -> float:
     """Return the largest real part of the eigenvalues of df/dz at one sample, by ARPACK."""
     sparse: Any = scipy.sparse.linalg  # it has no types, and pyright guesses wrong ones
     width = here.value.shape[1]

@@ -75,7 +75,9 @@ class ModelSpec:
     weight (Winston and Kolter 2020, eq. 1 and proposition 1 with m = 1): f(u, h) = act(u W + h + b)
     with W = -A A^T + B - B^T, A, B, b being the parameters ``cell.0.weight``, ``cell.0.skew`` and
     ``cell.0.bias``. So I - W is strongly monotone with constant 1, and the equilibrium exists and
-    is unique, whatever the weights.
+    is unique, whatever the weights. With a cell of one `Conv` without a stride and an `Activation`,
+    A and B are convolutions with its kernel size k, and W is the one with the kernel, 2k - 1 wide,
+    that they make in a plane without end or on the image's torus (section 4 there).
 
     Encoder, cell and decoder may be other layers (:mod:`pydeq.layers`); the cell is then what its
     layers make of u + h. A contractive one multiplies each of its N own `Dense` and `Conv` weights,

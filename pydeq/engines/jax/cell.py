@@ -9,11 +9,12 @@ import numpy as np
 
 from pydeq.cell_function import CellFunction
 from pydeq.engines.jax.forward import FUNCTIONS, forward_rows
-from pydeq.model import ModelSpec
+from pydeq.model import ModelSpec, effective
 
 __all__ = [
     "Acting",
     "activation",
+    "affine",
     "cell",
     "cell_weights",
     "check_function",
@@ -31,6 +32,13 @@ Acting = dict[str, jax.Array]
 def activation(model: ModelSpec) -> Callable[[jax.Array], jax.Array]:
     """Return the activation of the monotone cell."""
     return FUNCTIONS[model.activation]
+
+
+def affine(model: ModelSpec, weights: Mapping[str, jax.Array], u: jax.Array) -> jax.Array:
+    """Return W u + b ``(n, n_state)`` of the monotone cell."""
+    if model.cell is None:
+        return u @ weights["cell.0.weight"] + weights["cell.0.bias"]
+    return forward_rows((effective(model.network.cell[0]),), weights, u)
 
 
 def encode(model: ModelSpec, params: Mapping[str, jax.Array], x: jax.Array) -> jax.Array:
@@ -56,7 +64,7 @@ def cell_weights(acting: Mapping[str, jax.Array]) -> Acting:
 def cell(model: ModelSpec, weights: Acting, u: jax.Array, h: jax.Array) -> jax.Array:
     """Return f(u, h) ``(n, n_state)``: see :class:`pydeq.model.spec.ModelSpec`."""
     if model.stability == "monotone":
-        return activation(model)(u @ weights["cell.0.weight"] + h + weights["cell.0.bias"])
+        return activation(model)(affine(model, weights, u) + h)
     if isinstance(model.cell, CellFunction):
         return _function(model.cell, model.network.state_shape, weights, u, h)
     return forward_rows(model.network.cell, weights, u + h)

@@ -28,6 +28,7 @@ class JaxEngine(AbstractEngine):
     stabilities = STABILITIES
     has_layers = True
     has_starts = True
+    has_monotone_layers = True
     has_functions = True
     unrolls = tuple(name for name in SOLVERS if name != "newton")
 

@@ -27,8 +27,7 @@ def act(model: ModelSpec, params: Acting, contraction: jax.Array) -> Acting:
     if model.stability == "contractive":
         return params | _scaled(model, params, contraction)
     if model.stability == "monotone":
-        a, b = params["cell.0.weight"], params["cell.0.skew"]
-        return params | {"cell.0.weight": b - b.T - a @ a.T}
+        return params | {"cell.0.weight": _composed(params["cell.0.weight"], params["cell.0.skew"])}
     return params
 
 
@@ -57,9 +56,25 @@ def pull_back(model: ModelSpec, params: Acting, acting: Acting, grads: Acting) -
         }
         return {name: grads[name] for name in params} | weights
     if model.stability == "monotone":
-        a, g = params["cell.0.weight"], grads["cell.0.weight"]
-        return grads | {"cell.0.weight": -(g + g.T) @ a, "cell.0.skew": g - g.T}
+        a, b, g = params["cell.0.weight"], params["cell.0.skew"], grads["cell.0.weight"]
+        if a.ndim == 2:
+            return grads | {"cell.0.weight": -(g + g.T) @ a, "cell.0.skew": g - g.T}
+        to_weight, to_skew = jax.vjp(_composed, a, b)[1](g)
+        return grads | {"cell.0.weight": to_weight, "cell.0.skew": to_skew}
     return grads
+
+
+def _composed(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Return W of the monotone cell; of kernels it is :func:`pydeq.model.monotone.composed`."""
+    if a.ndim == 2:
+        return b - b.T - a @ a.T
+    k = a.shape[2]
+    a = a.swapaxes(0, 1)
+    pads = ((k - 1, k - 1), (k - 1, k - 1))
+    square = jax.lax.conv_general_dilated(a, a, (1, 1), pads).swapaxes(0, 1)
+    before, after = k - 1 - (k - 1) // 2, (k - 1) // 2
+    skew = jnp.pad(b, ((0, 0), (0, 0), (before, after), (before, after)))
+    return skew - skew.swapaxes(0, 1)[:, :, ::-1, ::-1] - square
 
 
 _LINEAR = (layers.Dense, layers.Conv)
