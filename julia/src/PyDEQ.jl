@@ -13,9 +13,10 @@ module PyDEQ
 
 using ChainRulesCore: ChainRulesCore, AbstractZero, NoTangent, unthunk, @ignore_derivatives
 using DiffEqFlux: DiffEqFlux, NeuralODE
-using LinearAlgebra: I, mul!, norm
+using LinearAlgebra: I, dot, mul!, norm
 using Lux: Lux, Dense
 using LuxCore: LuxCore, AbstractLuxContainerLayer, AbstractLuxLayer, AbstractLuxWrapperLayer
+using NNlib: DenseConvDims, conv, ∇conv_data, ∇conv_filter
 using Optimisers: Optimisers, Adam
 using OrdinaryDiffEqTsit5: OrdinaryDiffEqTsit5, Tsit5
 using PrecompileTools: @compile_workload, @setup_workload
@@ -42,6 +43,9 @@ include("solvers/newton.jl")
 include("solvers/tsit5.jl")
 include("dynamics.jl")
 include("adjoint.jl")
+include("layers.jl")
+include("layered.jl")
+include("bounds.jl")
 include("unrolled.jl")
 include("batched.jl")
 include("layer.jl")
@@ -49,6 +53,7 @@ include("cells.jl")
 include("horizon.jl")
 include("loss.jl")
 include("device.jl")
+include("description.jl")
 include("session.jl")
 include("training.jl")
 include("pass.jl")

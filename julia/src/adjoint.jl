@@ -17,7 +17,7 @@ function states(model, solver::Solver, flat, h, found::Base.RefValue{Outcome})
     return steady_states(solver, model.cell, flat, h, found)
 end
 
-function steady_states(solver::Solver, cell::Network, flat, h, found::Base.RefValue{Outcome})
+function steady_states(solver::Solver, cell::AbstractNetwork, flat, h, found::Base.RefValue{Outcome})
     solver.adjoint === :implicit && return implicit(solver, cell, flat, h, found)
     solver.adjoint === :unrolled && return unroll(solver, cell, flat, h, found)
     @ignore_derivatives found[] = search(solver, cell, flat, h)
@@ -33,12 +33,12 @@ SciMLSensitivity's `SteadyStateAdjoint`, which `DeepEquilibrium` has for what is
 [`Batched`](@ref) solver, gives the same. Its linear solver has one Krylov space for the whole batch,
 and its products evaluate the cell once more each.
 """
-function implicit(solver::Solver, cell::Network, flat, h, found::Base.RefValue{Outcome})
+function implicit(solver::Solver, cell::AbstractNetwork, flat, h, found::Base.RefValue{Outcome})
     found[] = search(solver, cell, flat, h)
     return found[].u
 end
 
-function ChainRulesCore.rrule(::typeof(implicit), solver::Solver, cell::Network, flat, h, found)
+function ChainRulesCore.rrule(::typeof(implicit), solver::Solver, cell::AbstractNetwork, flat, h, found)
     z = implicit(solver, cell, flat, h, found)
     function implicit_pullback(cotangent)
         lambda = adjoint_state(solver, cell, flat, h, z, unthunk(cotangent))
@@ -53,20 +53,20 @@ end
 
 Solve ``(I - \\partial f/\\partial z)^T \\lambda = g`` at the states `z`, on the host.
 """
-function adjoint_state(solver::Solver, network::Network, flat, h, z, g::AbstractMatrix{T}) where {T}
+function adjoint_state(solver::Solver, network::AbstractNetwork, flat, h, z, g::AbstractMatrix{T}) where {T}
     here = Matrix{T}(h)
-    jacobian = Jacobian(Cell(network, Vector{T}(flat), here), Matrix{T}(z), here)
+    jacobian = linearize(on_host(network, Vector{T}(flat), here), Matrix{T}(z), here)
     return copyto!(similar(g), solve_adjoint(solver, jacobian, Matrix{T}(g)))
 end
 
 """The same on the CPU; the `jacobian` is void afterwards."""
-function solve_adjoint(solver::Solver, jacobian::Jacobian, g::Matrix)
+function solve_adjoint(solver::Solver, jacobian::AbstractJacobian, g::Matrix)
     rtol = min(ADJOINT_SHARE * max(solver.abstol, solver.reltol), LOOSEST_ADJOINT)
     return solve_linear!(similar(g), zeros(Int, size(g, 2)), jacobian, g, rtol, true)
 end
 
 """The value is z*, the gradient that of one application of the cell to it (Fung et al. 2022)."""
-function jfb(cell::Network, flat, h, z)
+function jfb(cell::AbstractNetwork, flat, h, z)
     fz = cell(flat, (@ignore_derivatives z), h)
     return fz .+ @ignore_derivatives(z .- fz)
 end

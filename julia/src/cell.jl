@@ -63,13 +63,19 @@ function forward!(cell::Cell, u, h)
     return v
 end
 
+"""What [`apply!`](@ref) multiplies with, and [`move!`](@ref) moves samples in."""
+abstract type AbstractJacobian{T <: AbstractFloat} end
+
+"""df/du of a cell at the samples of `u`."""
+linearize(cell::Cell, u, h) = Jacobian(cell, u, h)
+
 """
     Jacobian(cell, u, h)
 
 df/du at the k samples of `u`, as the slopes of the activations; it owns the arrays that its
 products work in. [`apply!`](@ref) multiplies with it.
 """
-struct Jacobian{T <: AbstractFloat}
+struct Jacobian{T <: AbstractFloat} <: AbstractJacobian{T}
     weights::Vector{Matrix{T}}
     slopes::Vector{Matrix{T}}  # after each layer; the MLP has none after its last
     rows::Vector{Matrix{T}}    # like the layers' values

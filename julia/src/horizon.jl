@@ -7,7 +7,7 @@ The field over the state augmented by h: d(u, h)/dt = (f(u, h) - u, 0), as a lay
 Being part of the initial state, h gets its gradient there; the parameters are the cell's alone.
 """
 struct Augmented <: AbstractLuxLayer
-    cell::Network
+    cell::AbstractNetwork
     n_evals::Base.RefValue{Int}
 end
 

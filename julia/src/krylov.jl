@@ -53,7 +53,7 @@ residual, or after `MAX_KRYLOV_STEPS`. Columns that have ended leave: `jacobian`
 
 `x`, `b` are (width, k); `n_products` (k,) gains the products that each column took.
 """
-function solve_linear!(x, n_products, jacobian::Jacobian{T}, b::AbstractMatrix{T}, rtol, transposed) where {T}
+function solve_linear!(x, n_products, jacobian::AbstractJacobian{T}, b::AbstractMatrix{T}, rtol, transposed) where {T}
     s = Krylov(b, rtol)
     leave!(x, s, jacobian, j -> !(s.size[j] > s.target[j]))
     for step in 1:MAX_KRYLOV_STEPS
@@ -105,7 +105,7 @@ function extend!(s::Krylov{T}, slot, j) where {T}
 end
 
 """Write the solutions of the columns that are done to `x`; the last ones take their places."""
-function leave!(x, s::Krylov, jacobian::Jacobian, is_done)
+function leave!(x, s::Krylov, jacobian::AbstractJacobian, is_done)
     for j in (s.k):-1:1
         is_done(j) || continue
         copyto!(view(x, :, s.index[j]), view(s.x, :, j))

@@ -15,9 +15,9 @@ Its parameters are one flat vector: encoder, cell, decoder, each as [`Network`](
 Without `n_state` the state is the input itself, and encoder and decoder have no layers.
 """
 struct Model
-    encoder::Network
-    cell::Network
-    decoder::Network
+    encoder::AbstractNetwork
+    cell::AbstractNetwork
+    decoder::AbstractNetwork
     cell_shapes::Vector{Dims}  # of the cell's parameters as they are trained
     parts::Vector{Dims}  # shapes of the three networks' flat parameters
     width::Int
@@ -49,7 +49,11 @@ function Model(;
         throw(ArgumentError("The monotone cell has no hidden layer; found $hidden_layer_sizes."))
     end
     cell = Network([width; hidden_layer_sizes; width], activation; is_monotone)
-    cell_shapes = is_monotone ? Dims[(width, width); cell.shapes] : cell.shapes
+    return Model(encoder, cell, decoder, width, stability, contraction, horizon)
+end
+
+function Model(encoder, cell, decoder, width, stability, contraction, horizon)
+    cell_shapes = stability === :monotone ? Dims[(width, width); cell.shapes] : cell.shapes
     sizes = (encoder.n_parameters, sum(prod, cell_shapes), decoder.n_parameters)
     return Model(
         encoder, cell, decoder, cell_shapes, [(n,) for n in sizes], width, stability, contraction,
@@ -65,10 +69,14 @@ end
 
 """Names of the parameters in their order, as in Python's `pydeq.model.params.parameter_shapes`."""
 function parameter_names(model::Model)
-    both(layer) = [layer * ".weight", layer * ".bias"]
-    cell = reduce(vcat, [both("cell.$(i - 1)") for i in eachindex(model.cell.layers)])
-    model.cell.is_monotone && insert!(cell, 2, "cell.0.skew")
-    return isempty(model.encoder.layers) ? cell : [both("encoder"); cell; both("decoder")]
+    cell = parameter_names(model.cell, ["cell.$(i - 1)" for i in eachindex(model.cell.layers)])
+    model.stability === :monotone && insert!(cell, 2, "cell.0.skew")
+    encoder, decoder = parameter_names(model.encoder, ["encoder"]), parameter_names(model.decoder, ["decoder"])
+    return [encoder; cell; decoder]
+end
+
+function parameter_names(network::Network, names)
+    return [name * kind for (name, _) in zip(names, network.layers) for kind in (".weight", ".bias")]
 end
 
 """Shapes of the parameters in their order."""
@@ -98,8 +106,10 @@ its Lipschitz constant is then at most `contraction`, because every activation i
 A monotone cell has the weight ``W = B - B^T - A^T A`` of its parameters A and B (Winston and Kolter
 2020, proposition 1, with m = 1).
 """
-function acting_cell(model::Model, flat::AbstractVector)
-    if model.cell.is_monotone
+acting_cell(model::Model, flat::AbstractVector) = acting_cell(model.cell, model, flat)
+
+function acting_cell(cell::Network, model::Model, flat::AbstractVector)
+    if cell.is_monotone
         a, b, bias = cut(flat, model.cell_shapes)
         return glue([monotone_weight(a, b), bias])
     end
@@ -123,29 +133,32 @@ log_norm_bound(weight::AbstractMatrix) = first(gram_iteration(weight))
 """Return the bound and G, G^2, G^4, ..., each up to a factor."""
 function gram_iteration(weight::AbstractMatrix{T}) where {T}
     gram = size(weight, 1) < size(weight, 2) ? weight * weight' : weight' * weight
-    log_norm = zero(T)  # logarithm of the factors divided out, per power of G
+    log_norm = zero(real(T))  # logarithm of the factors divided out, per power of G
     powers = typeof(gram)[]
     for _ in 1:GRAM_ITERATIONS
-        size_of_gram = sqrt(sum(abs2, gram) + floatmin(T))
+        size_of_gram = sqrt(sum(abs2, gram) + floatmin(real(T)))
         push!(powers, gram ./ size_of_gram)
         gram = powers[end] * powers[end]
         log_norm = 2 * (log_norm + log(size_of_gram))
     end
-    log_norm = log_norm + log(sum(abs2, gram) + floatmin(T)) / 2
+    log_norm = log_norm + log(sum(abs2, gram) + floatmin(real(T))) / 2
     return log_norm / 2^(GRAM_ITERATIONS + 1), push!(powers, gram)
 end
 
-# By d log sigma = tr(M dG) / (2 tr(M G)) with M = G^63, the product of the powers: each of them is
-# used once, where Zygote would go back through all of the products.
-function ChainRulesCore.rrule(::typeof(log_norm_bound), weight::AbstractMatrix{T}) where {T}
+"""
+The gradient of the bound in the weight, by d log sigma = tr(M dG) / (2 tr(M G)) with M = G^63, the
+product of the powers: each of them is used once, where Zygote would go back through all products.
+"""
+function norm_slope(weight::AbstractMatrix{T}, powers) where {T}
+    m = foldl(*, powers)
+    # Of the first power, G / ||G||, as of the weight, the factor goes out with the trace.
+    slope = size(weight, 1) < size(weight, 2) ? m * weight : weight * m
+    return slope ./ (real(dot(slope, weight)) + floatmin(real(T)))
+end
+
+function ChainRulesCore.rrule(::typeof(log_norm_bound), weight::AbstractMatrix)
     bound, powers = gram_iteration(weight)
-    function bound_pullback(cotangent)
-        m = foldl(*, powers)
-        # Of the first power, G / ||G||, as of the weight, the factor goes out with the trace.
-        gradient = size(weight, 1) < size(weight, 2) ? m * weight : weight * m
-        scale = unthunk(cotangent) / (sum(gradient .* weight) + floatmin(T))
-        return NoTangent(), scale .* gradient
-    end
+    bound_pullback(cotangent) = (NoTangent(), unthunk(cotangent) .* norm_slope(weight, powers))
     return bound, bound_pullback
 end
 

@@ -1,6 +1,12 @@
 # A multilayer perceptron of Lux layers, its parameters in one flat vector.
 
 """
+What an encoder, a cell or a decoder is: a function of its flat parameters and of samples as columns,
+`network(flat, v)`; a cell also one of states and inputs, `network(flat, u, h)`.
+"""
+abstract type AbstractNetwork end
+
+"""
     Network(widths, activation; is_monotone = false)
 
 Dense layers between the `widths`, each but the last ending in the activation; a single width means
@@ -10,7 +16,7 @@ no layer at all, the identity. Its parameters are a flat vector: weight (n_out, 
 As a cell it is a function of u + h. The monotone cell is another: one layer that ends in the
 activation and has h beside the weight, f(u, h) = act(W u + h + b).
 """
-struct Network
+struct Network <: AbstractNetwork
     layers::Vector{AbstractLuxLayer}
     shapes::Vector{Dims}
     activation::Symbol

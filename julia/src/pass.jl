@@ -9,7 +9,8 @@ function goes_by_hand(session::Session)
     (; model, solver, training) = session
     has_penalty = model.stability === :jacobian && training.jacobian_penalty != 0
     is_known = model.horizon === nothing && solver.adjoint !== :unrolled && !has_penalty
-    return is_known && is_on_host(session.theta)
+    is_dense = all(part -> part isa Network, (model.encoder, model.cell, model.decoder))
+    return is_known && is_dense && is_on_host(session.theta)
 end
 
 """

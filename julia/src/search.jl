@@ -108,11 +108,11 @@ end
 Search the steady states of the samples `h` (width, n) from u(0) = f(0, h); `flat` are the
 parameters of the `cell` as they act.
 """
-function search(solver::Solver, network::Network, flat::AbstractVector{T}, h::AbstractMatrix{T}) where {T}
+function search(solver::Solver, network::AbstractNetwork, flat::AbstractVector{T}, h::AbstractMatrix{T}) where {T}
     n = size(h, 2)
     n == 0 && return Outcome(h, h, Int[], Bool[])
     is_on_host(flat) || return search_on_device(solver, network, flat, h)
-    cell = Cell(network, Vector(flat), Matrix(h))
+    cell = on_host(network, Vector(flat), Matrix(h))
     u, fu = zeros(T, size(h)), Matrix{T}(undef, size(h))
     evaluate!(fu, cell, u, h)
     copyto!(u, fu)
@@ -126,6 +126,9 @@ function run_search(solver::Solver, cell, s::Search)
     outcome = Outcome(similar(s.u), similar(s.u), zeros(Int, n), fill(false, n))
     return run!(make_method(solver, cell, s), cell, s, solver, outcome)
 end
+
+"""The cell as searches evaluate it; see [`evaluate!`](@ref)."""
+on_host(network::Network, flat, h) = Cell(network, flat, h)
 
 function search_on_device(solver::Solver, network, flat, h)
     solver.name === :tsit5 && return follow(solver, network, flat, h)

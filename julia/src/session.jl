@@ -30,7 +30,7 @@ end
 """
     open_session(; n_features, n_outputs, n_state, hidden_layer_sizes, activation, stability,
         contraction, horizon, solver, abstol, reltol, ode_abstol, ode_reltol, max_steps, adjoint,
-        loss, learning_rate, alpha, jacobian_penalty, train_encoder, device, names, arrays, opt_count = 0, opt_m = nothing, opt_v = nothing) -> Session
+        loss, learning_rate, alpha, jacobian_penalty, train_encoder, device, names, arrays, layers = nothing, opt_count = 0, opt_m = nothing, opt_v = nothing) -> Session
 
 Open a session on copies of `arrays`, in whose element type it works.
 
@@ -42,6 +42,8 @@ Open a session on copies of `arrays`, in whose element type it works.
   - `hidden_layer_sizes`: the cell's hidden widths; `activation`: `identity`, `logistic`, `tanh` or
     `relu`; `stability`: `none`, `jacobian`, `monotone` or `contractive`, then with the Lipschitz
     bound `contraction`.
+  - `layers`: encoder, cell and decoder as [`LayeredNetwork`](@ref)s, `n_state` being the number of
+    values of the state; a cell that is `nothing` is the dense one. Or `nothing`: none of them is.
   - `horizon`: final time of the neural ODE, or `nothing` for its steady state.
   - `solver`: `tsit5`, `anderson`, `broyden`, `newton`, `fixed_point` or, for the monotone cell,
     `peaceman_rachford`; `abstol` and `reltol` end the search,
@@ -61,19 +63,21 @@ function open_session(;
         max_steps::Int, adjoint::AbstractString, loss::AbstractString,
         learning_rate::Real, alpha::Real, jacobian_penalty::Real, train_encoder::Bool,
         device::AbstractString, names::AbstractVector, arrays::AbstractVector,
-        opt_count::Int = 0, opt_m = nothing, opt_v = nothing,
+        layers = nothing, opt_count::Int = 0, opt_m = nothing, opt_v = nothing,
     )
     model = Model(;
         n_features, n_outputs, n_state, hidden_layer_sizes, activation = Symbol(activation),
         stability = Symbol(stability), contraction = Float64(contraction),
         horizon = horizon === nothing ? nothing : Float64(horizon),
     )
+    layers === nothing || (model = with_layers(model, layers...))
     spec = Solver(
         Symbol(solver), abstol, reltol, ode_abstol, ode_reltol, max_steps, Symbol(adjoint)
     )
     training = Training(Symbol(loss), learning_rate, alpha, jacobian_penalty, train_encoder)
     check(model, spec, training)
     place = find_device(device)
+    check_place(model, place)
     order = order_of(model, names)
     theta = flatten(model, order, arrays, eltype(first(arrays)), place)
     session = Session(

@@ -7,7 +7,7 @@
 Return the states where [`search`](@ref) ends, differentiable in `flat` and `h` through its steps.
 The [`Outcome`](@ref) is put into `found`.
 """
-function unroll(solver::Solver, cell::Network, flat, h, found::Base.RefValue{Outcome})
+function unroll(solver::Solver, cell::AbstractNetwork, flat, h, found::Base.RefValue{Outcome})
     u = cell(flat, zero(h), h)
     fu = cell(flat, u, h)
     step, memory = stepper(solver, cell, flat, h, u, fu)

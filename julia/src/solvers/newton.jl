@@ -28,13 +28,13 @@ end
 
 move!(::Newton, ::Int, ::Int) = nothing  # it remembers nothing
 
-function step!(method::Newton{T}, cell::Cell, s::Search) where {T}
+function step!(method::Newton{T}, cell, s::Search) where {T}
     k = s.k
     u, fu, h = front(s.u, k), front(s.fu, k), front(s.h, k)
     g, step = front(method.g, k), front(method.step, k)
     g .= fu .- u
     n_products = fill!(view(method.n_products, 1:k), 0)
-    solve_linear!(step, n_products, Jacobian(cell, u, h), g, FORCING, false)
+    solve_linear!(step, n_products, linearize(cell, u, h), g, FORCING, false)
     fill!(method.scale, 1)
     todo = collect(1:k)
     size_of_g = [squared_distance(view(fu, :, j), view(u, :, j)) for j in 1:k]

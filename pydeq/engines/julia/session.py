@@ -20,6 +20,7 @@ from pydeq.engines.base import (
 )
 from pydeq.engines.julia import runtime
 from pydeq.engines.julia.arrays import from_julia, julia_view
+from pydeq.engines.julia.layers import describe
 from pydeq.errors import EngineError, EngineUnavailableError
 from pydeq.model import (
     SOLVERS,
@@ -52,6 +53,7 @@ class JuliaEngine(AbstractEngine):
     name = "julia"
     solvers = SOLVERS
     stabilities = STABILITIES
+    has_layers = True
     unrolls = tuple(name for name in SOLVERS if name != "newton")
 
     def __init__(self, device: str = "auto") -> None:
@@ -273,7 +275,7 @@ def _settings(
     return {
         "n_features": model.n_features,
         "n_outputs": model.n_outputs,
-        "n_state": model.n_state,
+        "n_state": model.state_width if model.has_layers else model.n_state,
         "hidden_layer_sizes": julia.integers(*model.hidden_layer_sizes),
         "activation": model.activation,
         "stability": model.stability,
@@ -292,4 +294,5 @@ def _settings(
         "jacobian_penalty": optimizer.jacobian_penalty,
         "train_encoder": optimizer.train_encoder,
         "device": device,
+        "layers": describe(julia, model) if model.has_layers else None,
     }

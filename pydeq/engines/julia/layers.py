@@ -1,0 +1,60 @@
+"""A model's layers, described to Julia: names and numbers, no arrays."""
+
+import dataclasses
+from typing import Any
+
+from pydeq import layers
+from pydeq.engines.julia.runtime import Julia
+from pydeq.model import ModelSpec, Part, Placed
+
+__all__ = ["describe"]
+
+Shape = tuple[int, ...]
+
+
+def describe(julia: Julia, model: ModelSpec) -> Any:
+    """Return encoder, cell and decoder as PyDEQ's networks of layers.
+
+    A cell that is not given as layers is None: Julia has it, as other models do, of dense layers.
+    """
+    network = model.network
+    state, output = network.state_shape, (model.n_outputs,)
+    cell = None
+    if model.cell is not None:
+        cell = _network(julia, network.cell, state, state)
+    return julia.vector(
+        _network(julia, network.encoder, network.input_shape, state),
+        cell,
+        _network(julia, network.decoder, state, output),
+    )
+
+
+def _network(julia: Julia, part: Part, given: Shape, gives: Shape) -> Any:
+    own = _layers(julia, part)
+    return julia.pydeq.described_network(own, _shape(julia, given), _shape(julia, gives))
+
+
+def _layers(julia: Julia, part: Part) -> Any:
+    return julia.vector(*[_layer(julia, placed) for placed in part])
+
+
+def _layer(julia: Julia, placed: Placed) -> Any:
+    shapes = _shape(julia, placed.given), _shape(julia, placed.gives)
+    kind = type(placed.layer).__name__
+    return julia.pydeq.described_layer(kind, placed.name, *shapes, **_options(julia, placed))
+
+
+def _options(julia: Julia, placed: Placed) -> dict[str, Any]:
+    """Return the description's fields, but for those that the shapes say."""
+    layer = placed.layer
+    if isinstance(layer, layers.Residual):
+        return {"layers": _layers(julia, placed.inner)}
+    if isinstance(layer, layers.Activation):
+        return {"activation": layer.name}
+    fields: Any = dataclasses.asdict(layer)  # pyright: ignore[reportArgumentType]
+    return {name: value for name, value in fields.items() if name not in ("n_units", "channels")}
+
+
+def _shape(julia: Julia, shape: Shape) -> Any:
+    """Return a shape in Julia's order: the same bytes, the other way round."""
+    return julia.integers(*reversed(shape))
