@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+from architecture_cases import MODELS
 from helpers import random_batch, random_params, tight
 
 from pydeq.datasets import load_digits
@@ -17,6 +18,11 @@ N_STEPS = 100
 _MODEL = ModelSpec(n_features=5, n_outputs=3, n_state=20, hidden_layer_sizes=(30,))
 
 _MONOTONE = {"stability": "monotone", "hidden_layer_sizes": ()}
+
+_LAYERS = {
+    name: {field.name: getattr(model, field.name) for field in dataclasses.fields(model)}
+    for name, model in MODELS.items()
+}
 
 # name: changes of the model, the solver, the optimiser; scale of the cell's weights; dtype
 CASES = {
@@ -75,6 +81,58 @@ CASES = {
         "float64",
     ),
     "finite horizon": ({"horizon": 2.0}, {}, {}, 0.6, "float64"),
+    "layers, convolutions": (_LAYERS["convolutions"], {"name": "anderson"}, {}, 0.6, "float64"),
+    "layers, residual, jacobian": (
+        _LAYERS["residual"],
+        {"name": "fixed_point"},
+        {"jacobian_penalty": 0.7, "loss": "log_loss"},
+        0.3,
+        "float64",
+    ),
+    "layers, contractive": (
+        _LAYERS["contractive"],
+        {"name": "anderson"},
+        {"alpha": 0.1},
+        3.0,
+        "float64",
+    ),
+    "layers, rows, broyden": (_LAYERS["rows"], {"name": "broyden"}, {}, 0.3, "float64"),
+    "layers, dense, newton": (_LAYERS["dense"], {"name": "newton"}, {}, 3.0, "float64"),
+    "layers, convolutions, jfb": (
+        _LAYERS["convolutions"],
+        {"name": "anderson", "adjoint": "jfb"},
+        {},
+        0.6,
+        "float64",
+    ),
+    "layers, contractive, unrolled": (
+        _LAYERS["contractive"],
+        {"name": "anderson", "adjoint": "unrolled"},
+        {},
+        3.0,
+        "float64",
+    ),
+    "layers before a monotone cell": (
+        {**_LAYERS["rows"], **_MONOTONE, "cell": None},
+        {"name": "peaceman_rachford"},
+        {},
+        0.6,
+        "float64",
+    ),
+    "layers, finite horizon": (
+        {**_LAYERS["convolutions"], "horizon": 2.0},
+        {},
+        {},
+        0.3,
+        "float64",
+    ),
+    "float32, layers, contractive": (
+        _LAYERS["contractive"],
+        {"name": "anderson"},
+        {},
+        3.0,
+        "float32",
+    ),
     "float32, 51 states": ({"n_state": 51}, {}, {"loss": "log_loss"}, 0.6, "float32"),
     "float32, monotone, broyden": (_MONOTONE, {"name": "broyden"}, {}, 0.6, "float32"),
     "float32, contractive": ({"stability": "contractive"}, {}, {}, 3.0, "float32"),

@@ -6,7 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
-from architecture_cases import MODELS, model_of, random_architecture
+from architecture_cases import MODELS, random_architecture
 from helpers import (
     DIFFERENCE_TOLERANCE,
     STATE_TOLERANCE,
@@ -18,14 +18,13 @@ from helpers import (
     random_params,
     tight,
 )
+from parity import LOSS_CURVE
 from sklearn.base import clone
 
 from pydeq import ConvergenceWarning, DEQClassifier, DEQRegressor, load
 from pydeq.engines import get_engine
-from pydeq.engines.base import what_is_missing
-from pydeq.engines.julia import JuliaEngine
 from pydeq.layers import Activation, Conv, Dense, Flatten, GroupNorm, MeanPool, Residual
-from pydeq.model import ModelSpec, OptimizerSpec, SolverSpec, certify
+from pydeq.model import OptimizerSpec, SolverSpec, certify
 from pydeq.model.cell import acting_cell, linearize
 from pydeq.model.forward import forward
 
@@ -226,15 +225,6 @@ def test_errors_name_the_layer_what_it_got_and_what_it_needs():
         DEQClassifier(**{**IMAGES, "cell": None}).fit(*data())
 
 
-def test_the_julia_engine_says_that_it_has_no_layers():
-    model = model_of((Conv(4),))
-    assert "julia engine does not have input_shape, encoder" in what_is_missing(
-        JuliaEngine, model, SolverSpec()
-    )
-    assert not what_is_missing(JuliaEngine, ModelSpec(3, 2, 4, (5,)), SolverSpec())
-    assert get_engine("auto", "cpu", model, SolverSpec()).name == "jax"
-
-
 @pytest.fixture
 def n_architectures(request):
     return request.config.getoption("--fuzz") or 5
@@ -249,26 +239,45 @@ def failure(model, X, y):
     return None
 
 
+def random_model(seed, engine):
+    rng = np.random.default_rng(seed)
+    given = random_architecture(rng)
+    stability = str(rng.choice(["none", "jacobian", "contractive"]))
+    more = {"max_iter": 1, "random_state": 0, "solver": "fixed_point", "max_steps": 200}
+    return DEQClassifier(**given, **more, stability=stability, engine=engine)
+
+
+def check_saved(model, X, path):
+    model.save(path)
+    np.testing.assert_array_equal(load(path).predict_proba(X), model.predict_proba(X))
+
+
 def test_random_architectures_are_refused_by_name_or_work(n_architectures, tmp_path):
     X, y = data()
     n_fitted = 0
     for seed in range(n_architectures):
-        rng = np.random.default_rng(seed)
-        given = random_architecture(rng)
-        stability = str(rng.choice(["none", "jacobian", "contractive"]))
-        model = DEQClassifier(
-            **given,
-            **{"max_iter": 1, "random_state": 0, "engine": "jax", "solver": "fixed_point"},
-            stability=stability,
-            max_steps=200,
-        )
+        model = random_model(seed, "jax")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             if (error := failure(model, X, y)) is not None:
                 assert any(part in error for part in ("encoder", "cell", "decoder")), error
                 continue
             n_fitted += 1
-            model.save(tmp_path / "model")
-            probabilities = model.predict_proba(X)
-            np.testing.assert_array_equal(load(tmp_path / "model").predict_proba(X), probabilities)
+            check_saved(model, X, tmp_path / "model")
     assert n_fitted > n_architectures / 3
+
+
+@pytest.mark.julia
+def test_random_architectures_train_alike_on_julia_and_jax(n_architectures, tmp_path):
+    X, y = data()
+    for seed in range(n_architectures):
+        models = [random_model(seed, engine) for engine in ("julia", "jax")]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            errors = [failure(model, X, y) for model in models]
+            assert errors[0] == errors[1], seed
+            if errors[0] is not None:
+                continue
+            losses = [model.history_[-1].loss for model in models]
+            np.testing.assert_allclose(*losses, rtol=LOSS_CURVE, err_msg=str(seed))
+            check_saved(models[0], X, tmp_path / "model")

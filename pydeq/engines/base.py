@@ -196,9 +196,6 @@ class AbstractEngine(abc.ABC):
     unrolls: ClassVar[tuple[str, ...]]
     """The solvers of which it has ``adjoint="unrolled"``."""
 
-    has_layers: ClassVar[bool] = False
-    """Whether it has :mod:`pydeq.layers`."""
-
     has_functions: ClassVar[bool] = False
     """Whether its cells may be Python functions."""
 
@@ -238,11 +235,6 @@ def what_is_missing(engine: type[AbstractEngine], model: ModelSpec, solver: Solv
         return (
             f"The {engine.name} engine does not have a cell that is a Python function; the jax "
             "engine has"
-        )
-    if model.has_layers and not engine.has_layers:
-        return (
-            f"The {engine.name} engine does not have input_shape, encoder, cell and decoder; it "
-            "has the models of n_state and hidden_layer_sizes"
         )
     is_monotone = model.stability == "monotone" and model.cell is not None
     if is_monotone and not engine.has_monotone_layers:

@@ -26,7 +26,6 @@ class JaxEngine(AbstractEngine):
     name = "jax"
     solvers = SOLVERS
     stabilities = STABILITIES
-    has_layers = True
     has_starts = True
     has_monotone_layers = True
     has_functions = True

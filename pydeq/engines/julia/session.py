@@ -53,7 +53,6 @@ class JuliaEngine(AbstractEngine):
     name = "julia"
     solvers = SOLVERS
     stabilities = STABILITIES
-    has_layers = True
     unrolls = tuple(name for name in SOLVERS if name != "newton")
 
     def __init__(self, device: str = "auto") -> None:
