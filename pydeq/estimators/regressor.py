@@ -56,11 +56,11 @@ class DEQRegressor(RegressorMixin, AbstractDEQEstimator):
         Shape of the image that a row of X is, ``(channels, height, width)``: channel by channel,
         row by row. None: a row of values, ``(n_features,)``.
     encoder, cell, decoder : sequence of Layer or None, default=None
-        The cell may also be a :class:`pydeq.CellFunction`, a function of one's own.
+        The cell may also be a :class:`pydeq.CellFunction`, a function of one's own (JAX engine).
         Layers of :mod:`pydeq.layers`. The encoder makes the state's shape, h. The cell is what its
         layers make of z + h, in the same shape. The decoder makes one value an output of z. None:
         the maps that `n_state`, `hidden_layer_sizes` and `activation` say, which then count for
-        nothing else. ``()`` passes on what it is given. Only the JAX engine has them.
+        nothing else. ``()`` passes on what it is given.
     init : {"cell", "zero", "encoder"} or sequence of Layer, default="cell"
         Where each search begins, u(0): at ``f(0, h)``, at 0, at h, or at what layers make of h, in
         the state's shape. Such a guess learns where the equilibria are: see `init_penalty` (the

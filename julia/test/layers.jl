@@ -1,0 +1,98 @@
+using Lux: Lux
+using PyDEQ: apply!, bound_with_slopes, described_layer, described_network, linearize, move!, on_host
+using Zygote: Zygote
+
+# The layers are written out by hand: Lux has the same, and differences have their gradients.
+
+const IMAGE, STATE = (6, 7, 2), (3, 4, 4)
+
+same(kind, name = "", shape = STATE; options...) = described_layer(kind, name, shape, shape; options...)
+
+function every_layer()
+    block = [same("Conv", "1.0"; kernel_size = 3), same("Activation"; activation = "tanh")]
+    layers = [
+        described_layer("Conv", "0", IMAGE, STATE; kernel_size = 3, stride = 2),
+        same("Activation"; activation = "relu"),
+        same("Residual", "1"; layers = block),
+        same("GroupNorm", "2"; groups = 2, epsilon = 1.0e-3),
+        described_layer("MeanPool", "", STATE, (1, 2, 4)), same("MaxPool", "", (1, 2, 4); size = 1),
+        described_layer("Flatten", "", (1, 2, 4), (8,)), described_layer("Dense", "3", (8,), (5,)),
+        same("Activation", "", (5,); activation = "logistic"),
+    ]
+    return described_network(layers, IMAGE, (5,))
+end
+
+lux_chain() = Lux.Chain(
+    Lux.Conv((3, 3), 2 => 4, Lux.relu; pad = 1, stride = 2, cross_correlation = true),
+    Lux.SkipConnection(Lux.Conv((3, 3), 4 => 4, tanh; pad = 1, cross_correlation = true), +),
+    Lux.GroupNorm(4, 2; epsilon = 1.0e-3), Lux.MeanPool((2, 2)), Lux.MaxPool((1, 1)),
+    Lux.FlattenLayer(), Lux.Dense(8 => 5, Lux.sigmoid),
+)
+
+"""Parameters for both: a flat vector, and Lux's."""
+function parameters_of(network, chain)
+    arrays = [0.5 .* randn(Xoshiro(i), shape) for (i, shape) in enumerate(network.shapes)]
+    named(kinds, at) = NamedTuple{kinds}((arrays[at], arrays[at + 1]))
+    own = (:weight, :bias)
+    ps = (
+        layer_1 = named(own, 1), layer_2 = named(own, 3), layer_3 = named((:scale, :bias), 5),
+        layer_4 = (;), layer_5 = (;), layer_6 = (;), layer_7 = named(own, 7),
+    )
+    return reduce(vcat, vec.(arrays)), ps
+end
+
+@testset "layers" begin
+    network, chain = every_layer(), lux_chain()
+    flat, ps = parameters_of(network, chain)
+    v = randn(Xoshiro(9), prod(IMAGE), 3)
+
+    @testset "are Lux's" begin
+        st = Lux.initialstates(Xoshiro(0), chain)
+        expected, _ = chain(reshape(v, IMAGE..., 3), ps, st)
+        @test off_by(network(flat, v), expected) < 1.0e-12
+    end
+
+    @testset "gradients are those of differences" begin
+        target = randn(Xoshiro(3), 5, 3)
+        loss(flat, v) = sum(abs2, network(flat, v) .- target)
+        gradient = Zygote.gradient(loss, flat, v)
+        direction = random_direction([flat, v], 4)
+        expected = difference_quotient(arrays -> loss(arrays...), [flat, v], direction; step = 1.0e-4)
+        @test inner(collect(gradient), direction) ≈ expected rtol = 1.0e-7
+    end
+
+    # A cell: as many values come out as go in.
+    layers = [same("GroupNorm", "0"; groups = 1), same("Conv", "1"; kernel_size = 2, padding = "circular")]
+    cell = described_network(layers, STATE, STATE)
+    flat = randn(Xoshiro(5), cell.n_parameters)
+    u, h = (randn(Xoshiro(i), prod(STATE), 3) for i in 6:7)
+
+    @testset "products with the Jacobian, of fewer and fewer samples" begin
+        here = on_host(cell, flat, h)
+        jacobian, step = linearize(here, u, h), 1.0e-6
+        t, row = (randn(Xoshiro(i), prod(STATE), 3) for i in 8:9)
+        f(u) = cell(flat, u, h)
+        expected = (f(u .+ step .* t) .- f(u .- step .* t)) ./ 2step
+        @test off_by(apply!(similar(t), jacobian, t, false), expected) < 1.0e-7
+        pulled = apply!(similar(t), jacobian, row, true)
+        @test sum(pulled .* t) ≈ sum(row .* expected) rtol = 1.0e-7
+        move!(jacobian, 3, 1)
+        @test apply!(zeros(prod(STATE), 1), jacobian, row[:, 3:3], true) ≈ pulled[:, 3:3]
+    end
+
+    @testset "the bound of a convolution with $padding padding" for padding in ("zero", "circular")
+        conv = same("Conv", "0"; kernel_size = 3, padding)
+        weight = randn(Xoshiro(2), 3, 3, 4, 4)
+        network = described_network([conv], STATE, STATE)
+        flat = [vec(weight); zeros(4)]
+        n = prod(STATE)
+        largest = opnorm(network(flat, Matrix(1.0I, n, n)))
+        bound, (slope, _) = bound_with_slopes(conv, (weight, zeros(4)))
+        @test largest <= exp(bound) * (1 + 1.0e-12)
+        @test exp(bound) < (padding == "circular" ? 1.05 : 1.5) * largest
+        log_bound(weight) = first(bound_with_slopes(conv, (weight, zeros(4))))
+        direction = only(random_direction([weight], 1))
+        expected = difference_quotient(arrays -> log_bound(only(arrays)), [weight], [direction]; step = 1.0e-5)
+        @test sum(slope .* direction) ≈ expected rtol = 1.0e-6
+    end
+end
