@@ -15,7 +15,7 @@ function every_layer()
         same("Activation"; activation = "relu"),
         same("Residual", "1"; layers = block),
         same("GroupNorm", "2"; groups = 2, epsilon = 1.0e-3),
-        described_layer("MeanPool", "", STATE, (1, 2, 4)), same("MaxPool", "", (1, 2, 4); size = 1),
+        described_layer("MeanPool", "", STATE, (1, 2, 4); size = 2), same("MaxPool", "", (1, 2, 4); size = 1),
         described_layer("Flatten", "", (1, 2, 4), (8,)), described_layer("Dense", "3", (8,), (5,)),
         same("Activation", "", (5,); activation = "logistic"),
     ]
