@@ -57,6 +57,14 @@ def test_auto_takes_jax_for_what_the_other_has_not(
         engines.base.check_supported(JuliaEngine, model, solver)
 
 
+@pytest.mark.parametrize("engine", ["jax", "auto"])
+def test_methods_of_julia_are_refused_where_it_is_not_set_up(engine, monkeypatch):
+    monkeypatch.setattr(engines, "auto_choice", lambda: "jax")
+    model = DEQRegressor(solver="rock4", engine=engine)
+    with pytest.raises(ValueError, match=r"jax engine does not have solver='rock4'.*julia install"):
+        model.fit([[1.0], [2.0]], [1.0, 2.0])
+
+
 def test_auto_keeps_to_its_choice_for_what_it_has(julia_has_little, monkeypatch):
     opened = []
     monkeypatch.setattr(engines, "open_engine", lambda name, device: opened.append(name))

@@ -191,7 +191,7 @@ def julia(monkeypatch):
     """A Julia whose exceptions are (type, message, trace)."""
     fake = types.SimpleNamespace(CONFIG={"inited": True}, JuliaError=FakeJuliaError)
     monkeypatch.setitem(sys.modules, "juliacall", fake)
-    parts = dict.fromkeys(("pydeq", "array", "vector", "strings", "integers", "load_cuda"))
+    parts = dict.fromkeys(("pydeq", "array", "vector", "strings", "integers", "load"))
     running = runtime.Julia(**parts, describe=lambda *parts: parts)
     monkeypatch.setattr(runtime.Process, "julia", running)
     return running

@@ -23,10 +23,12 @@ class FakeModule:
     def __init__(self):
         self.batches, self.sizes, self.reports = [], [], None
         self.has_gpu = self.broken = False
+        self.missing = ()
 
-    def load_cuda(self):
+    def load(self, *names):
         if self.broken:
             raise EngineError("CUDA is broken")
+        return self.missing
 
     def has_cuda(self):
         return self.has_gpu
@@ -95,7 +97,7 @@ def module(monkeypatch):
         vector=collect,
         strings=collect,
         integers=collect,
-        load_cuda=fake.load_cuda,
+        load=fake.load,
         describe=collect,
     )
     monkeypatch.setattr(runtime.Process, "julia", running)
@@ -107,6 +109,15 @@ def open_session(params=None, optimizer=None, state=None, **solver):
     optimizer = optimizer or OptimizerSpec()
     params = random_params(MODEL) if params is None else params
     return session.JuliaEngine("cpu").open(MODEL, SolverSpec(**solver), optimizer, params, state)
+
+
+def test_an_old_project_lacks_the_packages_of_a_method(module):
+    open_session(name="bs3")
+    assert module.settings["solver"] == "bs3"
+    module.missing = ("OrdinaryDiffEqLowOrderRK",)
+    with pytest.raises(EngineUnavailableError, match=r"solver='bs3' needs .*LowOrderRK.*install"):
+        open_session(name="bs3")
+    open_session(name="tsit5")
 
 
 def test_specs_and_weights_are_handed_over(module):

@@ -97,7 +97,7 @@ ACCEPTED = {
     "jacobian_penalty": [0, 0.0, 5],
     "train_encoder": [False, np.False_],
     "horizon": [None, 1, 2.5, np.float64(3)],
-    "solver": ["auto", "tsit5", "anderson", "broyden", "newton", "fixed_point"],
+    "solver": ["auto", "tsit5", "anderson", "broyden", "newton", "fixed_point", "vcab3"],
     "abstol": [0, 0.0, 1, np.float32(1e-3)],
     "reltol": [0, 1e-12],
     "max_steps": [1, np.int16(10)],
@@ -228,6 +228,9 @@ def test_splitting_needs_the_monotone_cell():
 def test_newton_cannot_be_unrolled():
     with pytest.raises(ValueError, match="adjoint='unrolled' does not work with solver='newton'"):
         all_specs(parameters(adjoint="unrolled", solver="newton"))
+    with pytest.raises(ValueError, match="adjoint='unrolled' does not work with solver='bs3'"):
+        all_specs(parameters(adjoint="unrolled", solver="bs3"))
+    all_specs(parameters(adjoint="unrolled", solver="bs3", horizon=2.0))
 
 
 def test_both_tolerances_zero_is_no_tolerance():

@@ -12,6 +12,7 @@ import pytest
 from helpers import assert_near, assert_params_near
 
 from pydeq.engines import get_engine
+from pydeq.model import ODE_METHODS, SolverSpec
 
 REFERENCE = Path(__file__).parent / "data" / "julia_reference.npz"
 
@@ -46,6 +47,23 @@ def assert_same(found, expected, dtype):
 def test_julia_and_jax_solve_alike(name):
     found, expected = (parity.solve(get_engine(e, "cpu"), name) for e in ("julia", "jax"))
     assert_same(found, expected, parity.CASES[name][-1])
+
+
+@pytest.mark.julia
+@pytest.mark.parametrize("method", ODE_METHODS)
+def test_the_methods_of_julia_find_the_equilibria_of_jax(method):
+    args, (x, target, weight) = parity.case("tsit5")
+    loose = SolverSpec(method, abstol=1e-7, reltol=1e-7)
+    found = get_engine("julia", "cpu").open(args[0], loose, *args[2:])
+    expected = get_engine("jax", "cpu").open(*args)
+    equilibrium = found.equilibrium(x)
+    assert equilibrium.converged.all()
+    assert_near(equilibrium.state, expected.equilibrium(x).state, 1e-5)
+    (loss, gradient), (its_loss, its_gradient) = (
+        session.loss_and_grad(x, target, weight) for session in (found, expected)
+    )
+    assert loss == pytest.approx(its_loss, rel=1e-5)
+    assert_params_near(gradient, its_gradient, 1e-4)
 
 
 @pytest.mark.julia

@@ -13,7 +13,7 @@ module PyDEQ
 
 using ChainRulesCore: ChainRulesCore, AbstractZero, NoTangent, unthunk, @ignore_derivatives
 using DiffEqFlux: DiffEqFlux, NeuralODE
-using LinearAlgebra: I, dot, mul!, norm
+using LinearAlgebra: I, dot, mul!, norm, rmul!
 using Lux: Lux, Dense
 using LuxCore: LuxCore, AbstractLuxContainerLayer, AbstractLuxLayer, AbstractLuxWrapperLayer
 using NNlib: DenseConvDims, conv, ∇conv_data, ∇conv_filter
@@ -31,7 +31,9 @@ using Zygote: Zygote
 export Batched, DeepEquilibrium, MonotoneCell, contractive
 
 include("flat.jl")
+include("pool.jl")
 include("network.jl")
+include("norms.jl")
 include("model.jl")
 include("cell.jl")
 include("krylov.jl")
@@ -57,6 +59,7 @@ include("description.jl")
 include("session.jl")
 include("training.jl")
 include("pass.jl")
+include("adam.jl")
 include("precompile.jl")
 
 end

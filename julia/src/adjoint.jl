@@ -60,9 +60,10 @@ function adjoint_state(solver::Solver, network::AbstractNetwork, flat, h, z, g::
 end
 
 """The same on the CPU; the `jacobian` is void afterwards."""
-function solve_adjoint(solver::Solver, jacobian::AbstractJacobian, g::Matrix)
+function solve_adjoint(solver::Solver, jacobian::AbstractJacobian, g::Matrix, pool = nothing)
     rtol = min(ADJOINT_SHARE * max(solver.abstol, solver.reltol), LOOSEST_ADJOINT)
-    return solve_linear!(similar(g), zeros(Int, size(g, 2)), jacobian, g, rtol, true)
+    n_products = zeros(Int, size(g, 2))
+    return solve_linear!(borrow_like(pool, g), n_products, jacobian, g, rtol, true, pool)
 end
 
 """The value is z*, the gradient that of one application of the cell to it (Fung et al. 2022)."""

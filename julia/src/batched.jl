@@ -23,7 +23,7 @@ sol.u ≈ [0.7390851332151607 0.7390851332151607]
 struct Batched <: SciMLBase.AbstractSteadyStateAlgorithm
     name::Symbol
     function Batched(name::Symbol)
-        check_choice("solver", name, SOLVERS)
+        check_choice("solver", name, OWN_SOLVERS)
         return new(name)
     end
 end

@@ -4,10 +4,10 @@
 # what it is given, as many as there are: those of the samples that are still under way.
 
 """
-    Cell(network, flat, h)
+    Cell(network, flat, h, pool = nothing)
 
 The cell with its weights as they act, for batches of at most `size(h, 2)` samples: it owns the
-arrays that it works in.
+arrays that it works in, or has them from the [`Pool`](@ref).
 """
 struct Cell{T <: AbstractFloat}
     weights::Vector{Matrix{T}}
@@ -19,13 +19,13 @@ struct Cell{T <: AbstractFloat}
     is_monotone::Bool
 end
 
-function Cell(network::Network, flat::AbstractVector{T}, h::AbstractMatrix{T}) where {T}
+function Cell(network::Network, flat::AbstractVector{T}, h::AbstractMatrix{T}, pool = nothing) where {T}
     arrays = cut(flat, network.shapes)
-    weights = Matrix{T}[Matrix(weight) for weight in arrays[1:2:end]]
-    biases = Vector{T}[Vector(bias) for bias in arrays[2:2:end]]
-    layers = Matrix{T}[Matrix{T}(undef, length(bias), size(h, 2)) for bias in biases]
-    σ = ACTIVATIONS[network.activation]
-    return Cell{T}(weights, biases, layers, similar(h), σ, network.activation, network.is_monotone)
+    weights = Matrix{T}[borrow_copy(pool, weight) for weight in arrays[1:2:end]]
+    biases = Vector{T}[borrow_copy(pool, bias) for bias in arrays[2:2:end]]
+    layers = Matrix{T}[borrow(pool, T, length(bias), size(h, 2)) for bias in biases]
+    v, σ = borrow_like(pool, h), ACTIVATIONS[network.activation]
+    return Cell{T}(weights, biases, layers, v, σ, network.activation, network.is_monotone)
 end
 
 """The first `k` columns."""
@@ -70,7 +70,7 @@ abstract type AbstractJacobian{T <: AbstractFloat} end
 linearize(cell::Cell, u, h) = Jacobian(cell, u, h)
 
 """
-    Jacobian(cell, u, h)
+    Jacobian(cell, u, h, pool = nothing)
 
 df/du at the k samples of `u`, as the slopes of the activations; it owns the arrays that its
 products work in. [`apply!`](@ref) multiplies with it.
@@ -81,12 +81,34 @@ struct Jacobian{T <: AbstractFloat} <: AbstractJacobian{T}
     rows::Vector{Matrix{T}}    # like the layers' values
 end
 
-function Jacobian(cell::Cell{T}, u, h) where {T}
+function Jacobian(cell::Cell{T}, u, h, pool = nothing) where {T}
     k = size(u, 2)
     forward!(cell, u, h)
-    n_slopes = length(cell.layers) - !cell.is_monotone
-    slopes = Matrix{T}[slope(cell.activation, front(cell.layers[i], k)) for i in 1:n_slopes]
-    return Jacobian{T}(cell.weights, slopes, Matrix{T}[similar(y, size(y, 1), k) for y in cell.layers])
+    rows = Matrix{T}[borrow(pool, T, size(y, 1), k) for y in cell.layers]
+    slopes = map(1:n_slopes(cell)) do i
+        y = front(cell.layers[i], k)
+        slope!(borrow_like(pool, y), cell.activation, y)
+    end
+    return Jacobian{T}(cell.weights, slopes, rows)
+end
+
+"""How many of its layers end in the activation."""
+n_slopes(cell::Cell) = length(cell.layers) - !cell.is_monotone
+
+"""Multiply the `row` by what [`slope`](@ref) returns."""
+function times_slope!(row, activation::Symbol, y::AbstractMatrix{T}) where {T}
+    activation === :tanh && return row .*= one(T) .- y .* y
+    activation === :logistic && return row .*= y .* (one(T) .- y)
+    activation === :relu && return row .*= y .> zero(T)
+    return row
+end
+
+"""Write what [`slope`](@ref) returns to `out`."""
+function slope!(out, activation::Symbol, y::AbstractMatrix{T}) where {T}
+    activation === :tanh && return out .= one(T) .- y .* y
+    activation === :logistic && return out .= y .* (one(T) .- y)
+    activation === :relu && return out .= y .> zero(T)
+    return fill!(out, one(T))
 end
 
 """

@@ -32,15 +32,6 @@ function contract(ps, bound)
     return scale_weights(ps, contraction_scale(total_log_norm(ps), n_layers, bound))
 end
 
-"""
-    contraction_scale(log_product, n_layers, bound)
-
-Return ``min(1, (bound / product)^{1/L})`` for L layers with that product of their norms.
-"""
-function contraction_scale(log_product::T, n_layers, bound) where {T}
-    return exp(min(zero(T), (T(log(bound)) - log_product) / n_layers))
-end
-
 """The sum of the weights' [`log_norm_bound`](@ref)."""
 function total_log_norm(ps::NamedTuple)
     haskey(ps, :weight) && return log_norm_bound(ps.weight)

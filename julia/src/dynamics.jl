@@ -1,6 +1,7 @@
-# The steady state by SciML's own solver: SteadyStateDiffEq's `DynamicSS` on OrdinaryDiffEq's Tsit5.
-# A batch is one ODE, whose samples share their steps. It works on a device's arrays; on the CPU
-# `search` is faster, because each sample has its own steps, and is tested against this.
+# The steady state by SciML's own solver: SteadyStateDiffEq's `DynamicSS` on one of OrdinaryDiffEq's
+# methods. A batch is one ODE, whose samples share their steps. On a GPU it is the only way; on the CPU
+# `search` is faster where it has the method, because each sample has its own steps, and is tested
+# against this.
 
 """
     Field(cell, n)
@@ -34,28 +35,102 @@ end
 ode_function(field::Field) = ODEFunction{false, SciMLBase.FullSpecialize}(field)
 
 """
+    HostField(cell, h, n_evals)
+
+The same in place on the CPU, for `h` (width, n): there `p` is of no use.
+"""
+struct HostField{T <: AbstractFloat}
+    cell::Cell{T}
+    h::Matrix{T}
+    n_evals::Base.RefValue{Int}
+end
+
+function (field::HostField)(du::Vector, u::Vector, _, _)
+    field.n_evals[] += 1
+    at(a) = reshape(a, size(field.h))
+    evaluate!(at(du), field.cell, at(u), field.h)
+    du .-= u
+    return nothing
+end
+
+ode_function(field::HostField) = ODEFunction{true, SciMLBase.FullSpecialize}(field)
+
+"""
+    ode_algorithm(::Val{name})
+
+The method of OrdinaryDiffEq called `name`. Those beside `tsit5` come with the extension that their
+packages load.
+"""
+ode_algorithm(::Val{:tsit5}) = Tsit5()
+
+function ode_algorithm(::Val{name}) where {name}
+    throw(
+        ArgumentError(
+            "solver=\"$name\" needs the packages OrdinaryDiffEqAdamsBashforthMoulton, " *
+                "OrdinaryDiffEqLowOrderRK and OrdinaryDiffEqStabilizedRK: load them before.",
+        ),
+    )
+end
+
+"""
     follow(solver, cell, flat, h) -> Outcome
 
 Follow du/dt = f(u, h) - u from u(0) = f(0, h) until every sample is steady by [`is_steady`](@ref)
 (`DynamicSS`'s own rule has one maximum over the batch, so that samples with small states could end
-too early beside large ones).
+too early beside large ones). Samples that overflow do not stop the others.
 """
-function follow(solver::Solver, cell::Network, flat, h::AbstractMatrix{T}) where {T}
-    n = size(h, 2)
-    field = Field(cell, n)
-    u = cell(flat, zero(h), h)
-    at(u) = reshape(u, size(h))
-    is_done(u, _, integrator) = all(is_steady(at(u), at(u) .+ at(get_du(integrator)), solver))
-    callback = DiscreteCallback(is_done, terminate!; save_positions = (false, false))
+function follow(solver::Solver, cell::Network, flat, h::AbstractMatrix)
+    field = Field(cell, size(h, 2))
+    f(u) = cell(flat, u, h)
+    u = to_steady_state(solver, field, f(zero(h)), glue([flat, h]), f)
+    return outcome_at(solver, u, f(u), field)
+end
+
+"""The same on the CPU."""
+function follow(solver::Solver, cell::Cell{T}, h::Matrix{T}) where {T}
+    field = HostField(cell, h, Ref(0))
+    f(u) = evaluate!(similar(h), cell, u, h)
+    u = to_steady_state(solver, field, f(zero(h)), T[], f)
+    return outcome_at(solver, u, f(u), field)
+end
+
+function outcome_at(solver, u, fu, field)
+    return Outcome(u, fu, fill(field.n_evals[] + 2, size(u, 2)), is_steady(u, fu, solver))
+end
+
+"""Follow the field from `u0` (width, n); `f` is the cell as a function of the states alone."""
+function to_steady_state(solver::Solver, field, u0::AbstractMatrix{T}, p, f) where {T}
+    at(u) = reshape(u, size(u0))
+    function is_done(u, _, _)
+        field.n_evals[] += 1
+        fu = f(at(u))
+        return all(is_steady(at(u), fu, solver) .| .!finite_columns(fu))
+    end
     sol = solve(
-        SteadyStateProblem(ode_function(field), vec(u), glue([flat, h])), DynamicSS(Tsit5());
+        SteadyStateProblem(ode_function(field), vec(u0), p), DynamicSS(ode_algorithm(Val(solver.name)));
         abstol = zero(T), reltol = zero(T),  # the callback ends it
         odesolve_kwargs = (;
             abstol = T(solver.ode_abstol), reltol = T(solver.ode_reltol),
-            maxiters = solver.max_steps, save_everystep = false, verbose = None(), callback,
+            maxiters = solver.max_steps, save_everystep = false, verbose = None(),
+            internalnorm = LargestColumn(size(u0, 1)), unstable_check = never_unstable,
+            callback = DiscreteCallback(is_done, terminate!; save_positions = (false, false)),
         ),
     )
-    u = at(sol.u)
-    fu = cell(flat, u, h)
-    return Outcome(u, fu, fill(field.n_evals[] + 2, n), is_steady(u, fu, solver))
+    return at(sol.u)
+end
+
+"""
+    LargestColumn(width)
+
+OrdinaryDiffEq's norm, the root mean square, as the largest of the samples', so that the steps of a
+batch are as exact as those of each sample alone. Samples that are not finite are left out.
+"""
+struct LargestColumn
+    width::Int
+end
+
+(::LargestColumn)(u::Number, _) = abs(u)
+function (norm::LargestColumn)(u::AbstractVector{T}, _) where {T}
+    squares = vec(sum(abs2, reshape(u, norm.width, :); dims = 1))
+    return sqrt(maximum(x -> isfinite(x) ? x : zero(T), squares; init = zero(T)) / norm.width)
 end

@@ -32,7 +32,7 @@ function integrate(model, solver::Solver, flat, h::AbstractMatrix{T}, time, foun
     field, ode = @ignore_derivatives begin
         field = Augmented(model.cell, Ref(0))
         ode = NeuralODE(
-            field, (zero(T), T(time)), Tsit5();
+            field, (zero(T), T(time)), integrator_of(solver);
             abstol = T(solver.ode_abstol), reltol = T(solver.ode_reltol),
             maxiters = solver.max_steps, save_everystep = false, save_start = false,
             # A sample that overflows must not stop the others, which share its steps.
@@ -47,6 +47,9 @@ function integrate(model, solver::Solver, flat, h::AbstractMatrix{T}, time, foun
     )
     return u
 end
+
+integrator_of(solver::Solver) =
+    solver.name in ODE_METHODS ? ode_algorithm(Val(solver.name)) : Tsit5()
 
 """
 The outcome of an integration. Where it failed for a batch, whose samples share its steps, that may

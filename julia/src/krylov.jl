@@ -25,19 +25,20 @@ mutable struct Krylov{T}
     k::Int
 end
 
-function Krylov(b::AbstractMatrix{T}, rtol) where {T}
+function Krylov(b::AbstractMatrix{T}, rtol, pool) where {T}
     n, k = size(b)
     norms = T[sqrt(dot_of(view(b, :, j), view(b, :, j))) for j in 1:k]
     rtol = max(T(rtol), 10 * eps(T))
-    window() = zeros(T, n, KRYLOV_WINDOW, k)
+    window() = fill!(borrow(pool, T, n, KRYLOV_WINDOW, k), 0)
     return Krylov{T}(
-        zeros(T, n, k), Matrix{T}(b), Matrix{T}(undef, n, k), Matrix{T}(undef, n, k), window(),
-        window(), norms, copy(norms), rtol .* norms, fill(false, k), collect(1:k), k,
+        fill!(borrow(pool, T, n, k), 0), borrow_copy(pool, b), borrow(pool, T, n, k),
+        borrow(pool, T, n, k), window(), window(), norms, copy(norms), rtol .* norms,
+        fill(false, k), collect(1:k), k,
     )
 end
 
 """
-    solve_linear!(x, n_products, jacobian, b, rtol, transposed)
+    solve_linear!(x, n_products, jacobian, b, rtol, transposed, pool = nothing)
 
 Solve ``(I - J) x = b`` for every column, or ``(I - J^T) x = b``, by ORTHOMIN (Vinsome 1976; Young
 and Jea 1980).
@@ -53,8 +54,10 @@ residual, or after `MAX_KRYLOV_STEPS`. Columns that have ended leave: `jacobian`
 
 `x`, `b` are (width, k); `n_products` (k,) gains the products that each column took.
 """
-function solve_linear!(x, n_products, jacobian::AbstractJacobian{T}, b::AbstractMatrix{T}, rtol, transposed) where {T}
-    s = Krylov(b, rtol)
+function solve_linear!(
+        x, n_products, jacobian::AbstractJacobian{T}, b::AbstractMatrix{T}, rtol, transposed, pool = nothing,
+    ) where {T}
+    s = Krylov(b, rtol, pool)
     leave!(x, s, jacobian, j -> !(s.size[j] > s.target[j]))
     for step in 1:MAX_KRYLOV_STEPS
         k = s.k

@@ -2,9 +2,6 @@
 
 const STABILITIES = (:none, :jacobian, :contractive, :monotone)
 
-"""Squarings in [`log_norm_bound`](@ref)."""
-const GRAM_ITERATIONS = 5
-
 """
     Model(; n_features, n_outputs, n_state, hidden_layer_sizes, activation, stability,
         contraction, horizon)
@@ -119,47 +116,6 @@ function acting_cell(cell::Network, model::Model, flat::AbstractVector)
     log_product = sum(log_norm_bound(arrays[2i - 1]) for i in 1:n_layers)
     scale = contraction_scale(log_product, n_layers, model.contraction)
     return glue([isodd(i) ? scale .* arrays[i] : arrays[i] for i in 1:(2n_layers)])
-end
-
-"""
-    log_norm_bound(weight)
-
-Return the logarithm of an upper bound of the spectral norm of `weight`, by Gram iteration
-(Delattre et al. 2023, algorithm 1): ``||G^{32}||_F^{1/64}`` with ``G = W W^T`` or ``W^T W``,
-whichever is smaller, each squaring of G preceded by dividing it by its Frobenius norm.
-"""
-log_norm_bound(weight::AbstractMatrix) = first(gram_iteration(weight))
-
-"""Return the bound and G, G^2, G^4, ..., each up to a factor."""
-function gram_iteration(weight::AbstractMatrix{T}) where {T}
-    gram = size(weight, 1) < size(weight, 2) ? weight * weight' : weight' * weight
-    log_norm = zero(real(T))  # logarithm of the factors divided out, per power of G
-    powers = typeof(gram)[]
-    for _ in 1:GRAM_ITERATIONS
-        size_of_gram = sqrt(sum(abs2, gram) + floatmin(real(T)))
-        push!(powers, gram ./ size_of_gram)
-        gram = powers[end] * powers[end]
-        log_norm = 2 * (log_norm + log(size_of_gram))
-    end
-    log_norm = log_norm + log(sum(abs2, gram) + floatmin(real(T))) / 2
-    return log_norm / 2^(GRAM_ITERATIONS + 1), push!(powers, gram)
-end
-
-"""
-The gradient of the bound in the weight, by d log sigma = tr(M dG) / (2 tr(M G)) with M = G^63, the
-product of the powers: each of them is used once, where Zygote would go back through all products.
-"""
-function norm_slope(weight::AbstractMatrix{T}, powers) where {T}
-    m = foldl(*, powers)
-    # Of the first power, G / ||G||, as of the weight, the factor goes out with the trace.
-    slope = size(weight, 1) < size(weight, 2) ? m * weight : weight * m
-    return slope ./ (real(dot(slope, weight)) + floatmin(real(T)))
-end
-
-function ChainRulesCore.rrule(::typeof(log_norm_bound), weight::AbstractMatrix)
-    bound, powers = gram_iteration(weight)
-    bound_pullback(cotangent) = (NoTangent(), unthunk(cotangent) .* norm_slope(weight, powers))
-    return bound, bound_pullback
 end
 
 """

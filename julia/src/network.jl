@@ -121,6 +121,5 @@ const ACTIVATIONS = Dict{Symbol, Function}(
 function slope(activation::Symbol, y::AbstractMatrix{T}) where {T}
     activation === :tanh && return one(T) .- y .* y
     activation === :logistic && return y .* (one(T) .- y)
-    activation === :relu && return T.(y .> zero(T))
-    return @ignore_derivatives fill!(similar(y), one(T))
+    return @ignore_derivatives slope!(similar(y), activation, y)
 end

@@ -16,30 +16,36 @@ end
 """
     pass_by_hand(session, x, target, weight, tape) -> (loss, back)
 
-Return what `Zygote.pullback` of [`batch_loss`](@ref) does, `back` being a function of nothing.
+Return what `Zygote.pullback` of [`batch_loss`](@ref) does, `back` being a function of nothing. The
+gradient that `back` returns and the tape's outcome are of the session's pool.
 """
 function pass_by_hand(session::Session{T}, x, target, weight, tape::Tape) where {T}
-    (; model, solver, training, theta) = session
-    encoder, acting, decoder = parts(model, theta)
-    h = model.encoder(encoder, x)
-    flat, back_to_acting = Zygote.pullback(cell -> acting_cell(model, cell), acting)
-    outcome = tape.found[] = search(solver, model.cell, flat, h)
+    (; model, solver, training, theta, pool) = session
+    encoder, own, decoder = parts(model, theta)
+    h = dense(model.encoder, encoder, x, pool)
+    cell, back_to_own! = acting(model, own, h, pool)
+    outcome = tape.found[] = search(solver, cell, h, pool)
     kept = row_like(h, outcome.converged)
     w = tape.weight[] = row_like(h, weight .* outcome.converged)
-    u = kept .* outcome.u
-    output = model.decoder(decoder, u)
+    u = borrow_like(pool, outcome.u)
+    u .= kept .* outcome.u
+    output = dense(model.decoder, decoder, u, pool)
     loss, back_to_output = Zygote.pullback(o -> loss_value(training.loss, o, target, w), output)
     penalty = T(training.alpha) / sum(w)
     if training.alpha != 0
         loss += penalty / 2 * squares_of_weights(session.is_weight, theta)
     end
     function back()
-        gradient = similar(theta)
-        to_encoder, to_acting, to_decoder = parts(model, gradient)
-        row = dense_pullback!(to_decoder, model.decoder, decoder, only(back_to_output(one(T))), u)
-        row = row .* kept
-        to_flat, to_h = cell_pullback(solver, model.cell, flat, h, outcome.u, row)
-        to_acting .= only(back_to_acting(to_flat))
+        gradient = borrow_like(pool, theta)
+        to_encoder, to_own, to_decoder = parts(model, gradient)
+        row = only(back_to_output(one(T)))
+        row = dense_pullback!(to_decoder, model.decoder, decoder, row, u, pool)
+        to_u = borrow_like(pool, u)
+        to_u .= kept .* row
+        to_flat = model.cell.is_monotone ? borrow(pool, T, model.cell.n_parameters) : to_own
+        arrays = cut(to_flat, model.cell.shapes)
+        to_h = cell_pullback!(arrays, solver, cell, h, outcome.u, to_u, pool)
+        back_to_own!(to_own, to_flat)
         isempty(to_encoder) || weight_gradient!(cut(to_encoder, model.encoder.shapes)..., to_h, x)
         if training.alpha != 0
             gradient .+= penalty .* session.is_weight .* theta
@@ -58,6 +64,41 @@ function squares_of_weights(is_weight::Vector{T}, theta::Vector{T}) where {T}
     return total
 end
 
+"""
+    acting(model, flat, h, pool) -> (cell, back!)
+
+Return the [`Cell`](@ref) with its weights as they act, and `back!(to_own, to_flat)`, which writes the
+gradient in the parameters as they are trained, where `to_flat` is that in those that act. The two
+are one array, but for a monotone cell.
+"""
+function acting(model::Model, flat, h, pool)
+    if model.stability === :contractive
+        cell = Cell(model.cell, flat, h, pool)
+        scaled_back! = contract!(cell.weights, model.contraction, pool)
+        return cell, (to_own, to_flat) -> scaled_back!(cut(to_flat, model.cell.shapes)[1:2:end])
+    end
+    model.cell.is_monotone || return Cell(model.cell, flat, h, pool), (to_own, to_flat) -> nothing
+    cell = Cell(model.cell, acting_cell(model, flat), h, pool)
+    function monotone_back!(to_own, to_flat)
+        a, _, _ = cut(flat, model.cell_shapes)
+        to_a, to_b, to_bias = cut(to_own, model.cell_shapes)
+        g, to_bias[:] = cut(to_flat, model.cell.shapes)
+        mul!(to_a, a, g .+ g', -1, 0)
+        to_b .= g .- g'
+        return nothing
+    end
+    return cell, monotone_back!
+end
+
+"""The value of a network of one layer or none."""
+function dense(network::Network, flat, v, pool)
+    isempty(network.layers) && return v
+    weight, bias = cut(flat, network.shapes)
+    out = mul!(like(pool, v, length(bias), size(v, 2)), weight, v)
+    activate!(out, identity, bias)
+    return out
+end
+
 """Write the gradients of a layer's weight and bias; `row` is that of its value at `v`."""
 function weight_gradient!(weight, bias, row, v)
     mul!(weight, row, v')
@@ -66,30 +107,28 @@ function weight_gradient!(weight, bias, row, v)
 end
 
 """Write the gradient of a network of one layer or none, and return that of what goes into it."""
-function dense_pullback!(gradient, network::Network, flat, row, v)
+function dense_pullback!(gradient, network::Network, flat, row, v, pool)
     isempty(network.layers) && return row
     weight_gradient!(cut(gradient, network.shapes)..., row, v)
-    return first(cut(flat, network.shapes))' * row
+    return mul!(borrow_like(pool, v), first(cut(flat, network.shapes))', row)
 end
 
 """
-    cell_pullback(solver, network, flat, h, z, g) -> (flat, h)
+    cell_pullback!(arrays, solver, cell, h, z, g, pool) -> row
 
-Return the gradients of the equilibria `z`, whose own is `g`, in the cell's parameters and in `h`.
+Write the gradient in the cell's parameters as they act to the `arrays`, and return that in `h`;
+`g` is that in the equilibria `z`, and void afterwards.
 """
-function cell_pullback(solver::Solver, network::Network, flat, h, z, g::Matrix{T}) where {T}
-    cell = Cell(network, flat, h)
-    jacobian = Jacobian(cell, z, h)  # after which the cell holds the values of its layers
-    slopes = [copy(slope) for slope in jacobian.slopes]  # those of samples that are done get lost
-    row = solver.adjoint === :jfb ? g : solve_adjoint(solver, jacobian, g)
-    gradient = Vector{T}(undef, network.n_parameters)
-    arrays = cut(gradient, network.shapes)
+function cell_pullback!(arrays, solver::Solver, cell::Cell, h, z, g::Matrix, pool)
+    jacobian = Jacobian(cell, z, h, pool)  # after which the cell holds the values of its layers
+    row = solver.adjoint === :jfb ? g : solve_adjoint(solver, jacobian, g, pool)
     for i in length(cell.layers):-1:1
-        i <= length(slopes) && (row = row .* slopes[i])
+        # Those of the Jacobian are void by now.
+        i <= n_slopes(cell) && times_slope!(row, cell.activation, cell.layers[i])
         into = i > 1 ? cell.layers[i - 1] : cell.is_monotone ? z : cell.v
         weight_gradient!(arrays[2i - 1], arrays[2i], row, into)
-        cell.is_monotone && return gradient, row
-        row = cell.weights[i]' * row
+        cell.is_monotone && return row
+        row = mul!(borrow_like(pool, into), cell.weights[i]', row)
     end
-    return gradient, row
+    return row
 end

@@ -1,6 +1,12 @@
 # The search for a steady state of du/dt = f(u, h) - u: what all solvers share.
 
-const SOLVERS = (:tsit5, :anderson, :broyden, :newton, :fixed_point, :peaceman_rachford)
+"""The package's own ways to search, in each of which a sample stops by itself."""
+const OWN_SOLVERS = (:tsit5, :anderson, :broyden, :newton, :fixed_point, :peaceman_rachford)
+
+"""Methods of OrdinaryDiffEq's, by which a batch is one ODE: see [`ode_algorithm`](@ref)."""
+const ODE_METHODS = (:bs3, :dp5, :vcab3, :rock4)
+
+const SOLVERS = (OWN_SOLVERS..., ODE_METHODS...)
 const ADJOINTS = (:implicit, :jfb, :unrolled)
 
 """
@@ -78,6 +84,14 @@ function residual(outcome::Outcome)
     return column_norms(outcome.fu .- outcome.u) ./ max.(column_norms(outcome.fu), eps_of)
 end
 
+# In one pass, without the difference as an array.
+function residual(outcome::Outcome{Matrix{T}}) where {T}
+    return map(eachcol(outcome.u), eachcol(outcome.fu)) do u, fu
+        gap, size_of_f, finite = gap_and_size(u, fu)
+        finite ? gap / max(size_of_f, eps(T)) : T(NaN)
+    end
+end
+
 """
 A way to take a step of the search. What it remembers of the samples has them as the last axis.
 
@@ -109,41 +123,48 @@ Search the steady states of the samples `h` (width, n) from u(0) = f(0, h); `fla
 parameters of the `cell` as they act.
 """
 function search(solver::Solver, network::AbstractNetwork, flat::AbstractVector{T}, h::AbstractMatrix{T}) where {T}
-    n = size(h, 2)
-    n == 0 && return Outcome(h, h, Int[], Bool[])
+    size(h, 2) == 0 && return Outcome(h, h, Int[], Bool[])
     is_on_host(flat) || return search_on_device(solver, network, flat, h)
-    cell = on_host(network, Vector(flat), Matrix(h))
-    u, fu = zeros(T, size(h)), Matrix{T}(undef, size(h))
+    h = Matrix{T}(h)
+    return search(solver, on_host(network, Vector(flat), h), h)
+end
+
+"""The same on the CPU, in arrays of the [`Pool`](@ref), those of the outcome included."""
+function search(solver::Solver, cell, h::Matrix{T}, pool = nothing) where {T}
+    solver.name in ODE_METHODS && return follow(solver, cell, h)
+    n = size(h, 2)
+    u, fu = fill!(borrow_like(pool, h), 0), borrow_like(pool, h)
     evaluate!(fu, cell, u, h)
     copyto!(u, fu)
     evaluate!(fu, cell, u, h)
-    return run_search(solver, cell, Search{T}(u, fu, Matrix(h), fill(2, n), collect(1:n), n))
+    s = Search{T}(u, fu, borrow_copy(pool, h), fill(2, n), collect(1:n), n)
+    return run_search(solver, cell, s, pool)
 end
 
 """Search from where `s` stands, and return the [`Outcome`](@ref) of all its samples."""
-function run_search(solver::Solver, cell, s::Search)
+function run_search(solver::Solver, cell, s::Search, pool = nothing)
     n = s.k
-    outcome = Outcome(similar(s.u), similar(s.u), zeros(Int, n), fill(false, n))
-    return run!(make_method(solver, cell, s), cell, s, solver, outcome)
+    outcome = Outcome(borrow_like(pool, s.u), borrow_like(pool, s.u), zeros(Int, n), fill(false, n))
+    return run!(make_method(solver, cell, s, pool), cell, s, solver, outcome)
 end
 
 """The cell as searches evaluate it; see [`evaluate!`](@ref)."""
 on_host(network::Network, flat, h) = Cell(network, flat, h)
 
 function search_on_device(solver::Solver, network, flat, h)
-    solver.name === :tsit5 && return follow(solver, network, flat, h)
+    solver.name in (:tsit5, ODE_METHODS...) && return follow(solver, network, flat, h)
     throw(
         ArgumentError(
-            "On a GPU the Julia engine has the solver \"tsit5\"; found " *
+            "On a GPU the Julia engine has the solvers tsit5, $(join(ODE_METHODS, ", ")); found " *
                 "$(repr(string(solver.name))). Use it, or device=\"cpu\".",
         ),
     )
 end
 
-function make_method(solver::Solver, cell, s::Search)
-    solver.name === :tsit5 && return FollowODE(solver, s)
-    solver.name === :anderson && return Anderson(s.u, s.fu)
-    solver.name === :broyden && return Broyden(s.u)
+function make_method(solver::Solver, cell, s::Search, pool)
+    solver.name === :tsit5 && return FollowODE(solver, s, pool)
+    solver.name === :anderson && return Anderson(s.u, s.fu, pool)
+    solver.name === :broyden && return Broyden(s.u, pool)
     solver.name === :newton && return Newton(s.u)
     solver.name === :fixed_point && return FixedPoint()
     return PeacemanRachford(cell, s)

@@ -25,6 +25,7 @@ mutable struct Session{T <: AbstractFloat, V <: AbstractVector{T}}
     optimizer::Any             # Optimisers' tree, a single leaf
     count::Int                 # optimiser steps taken
     data::Any                  # (x, target) on the device and weight on the host, or nothing
+    const pool::Pool           # of the arrays that a batch works in
 end
 
 """
@@ -46,9 +47,10 @@ Open a session on copies of `arrays`, in whose element type it works.
     values of the state; a cell that is `nothing` is the dense one. Or `nothing`: none of them is.
   - `horizon`: final time of the neural ODE, or `nothing` for its steady state.
   - `solver`: `tsit5`, `anderson`, `broyden`, `newton`, `fixed_point` or, for the monotone cell,
-    `peaceman_rachford`; `abstol` and `reltol` end the search,
-    `ode_abstol` and `ode_reltol` control the ODE's steps, `max_steps` bounds them.
-  - `adjoint`: `implicit`, `jfb`, or (not with `newton`) `unrolled`.
+    `peaceman_rachford`; or one of [`ODE_METHODS`](@ref), once its package is loaded. `abstol` and
+    `reltol` end the search, `ode_abstol` and `ode_reltol` control the ODE's steps, `max_steps`
+    bounds them.
+  - `adjoint`: `implicit`, `jfb`, or, with the package's own solvers but `newton`, `unrolled`.
   - `loss`: `squared_error` or `log_loss`; `alpha`: strength of the L2 penalty
     on the weights; `jacobian_penalty`: of the penalty of `stability = "jacobian"`.
   - `learning_rate`: Adam's; `train_encoder`: false keeps the encoder as it is.
@@ -82,7 +84,7 @@ function open_session(;
     theta = flatten(model, order, arrays, eltype(first(arrays)), place)
     session = Session(
         model, spec, training, place, order, weight_mask(model, theta), theta, nothing,
-        opt_count, nothing,
+        opt_count, nothing, Pool(),
     )
     session.optimizer = optimizer_tree(session, opt_m, opt_v)
     return session
@@ -92,14 +94,16 @@ function check(model::Model, solver::Solver, training::Training)
     check_choice("solver", solver.name, SOLVERS)
     check_choice("adjoint", solver.adjoint, ADJOINTS)
     check_choice("loss", training.loss, LOSSES)
-    if solver.adjoint === :unrolled && solver.name === :newton && model.horizon === nothing
+    if model.horizon === nothing && solver.adjoint === :unrolled && !(solver.name in UNROLLED)
         throw(
             ArgumentError(
-                "The Julia engine has adjoint=\"unrolled\" for every solver but \"newton\". Take " *
-                    "another solver, or adjoint=\"implicit\" or \"jfb\".",
+                "The Julia engine has adjoint=\"unrolled\" for $(join(UNROLLED, ", ")). Take one of " *
+                    "these, or adjoint=\"implicit\" or \"jfb\"; found $(solver.name).",
             ),
         )
     end
+    # Said now, if its package is not there.
+    solver.name in ODE_METHODS && ode_algorithm(Val(solver.name))
     if solver.name === :peaceman_rachford && model.stability !== :monotone
         throw(
             ArgumentError(
@@ -230,8 +234,9 @@ as_target(::Type, classes::AbstractVector) = Array{Int32}(classes)
 Return the states (width, n) of the samples `x` (n_features, n), the raw outputs (n_outputs, n),
 the residuals (n,), the evaluations and whether each converged; lack of convergence is no error.
 
-With a finite horizon the samples are integrated together and share their steps, so that an answer
-depends, within the tolerances, on its batch; with `each` every sample is integrated by itself.
+With a finite horizon, or one of [`ODE_METHODS`](@ref), the samples are integrated together and share
+their steps, so that an answer depends, within the tolerances, on its batch; with `each` every sample
+is integrated by itself.
 """
 function equilibrium(session::Session{T}, x; each::Bool = false) where {T}
     (; model, solver, theta) = session
@@ -246,11 +251,13 @@ end
 
 function find_states(model::Model, solver::Solver, flat, h, each)
     n = size(h, 2)
-    if model.horizon === nothing
+    shares_steps = model.horizon !== nothing || solver.name in ODE_METHODS
+    is_alone = !each || n <= 1 || !shares_steps
+    if model.horizon === nothing && is_alone
         return search(solver, model.cell, flat, h)
     end
     found = Ref{Outcome}()
-    if !each || n <= 1
+    if is_alone
         integrate(model, solver, flat, h, model.horizon, found)
         return found[]
     end

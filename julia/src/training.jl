@@ -111,9 +111,10 @@ function train_batch!(session::Session{T}, indices::AbstractVector{<:Integer}, p
     session.data === nothing && throw(ArgumentError("There is no data yet: call load_data! first."))
     x, target, weight = session.data
     indices = Vector{Int}(indices)
+    rewind!(session.pool)
     loss, gradient, report = batch_gradient(
-        session, convert(AbstractArray{T}, x[:, indices]), samples(target, indices),
-        weight[indices], to_device(session.device, Array{T}(probe)),
+        session, batch_of(x, indices, session), samples(target, indices), weight[indices],
+        to_device(session.device, Array{T}(probe)),
     )
     report.weight > 0 && step!(session, gradient)
     return (
@@ -124,6 +125,16 @@ function train_batch!(session::Session{T}, indices::AbstractVector{<:Integer}, p
     )
 end
 
+"""The columns of those indices, in the session's element type."""
+batch_of(x, indices, session::Session{T}) where {T} = convert(AbstractArray{T}, x[:, indices])
+function batch_of(x::Matrix, indices, session::Session{T}) where {T}
+    batch = borrow(session.pool, T, size(x, 1), length(indices))
+    for (to, from) in enumerate(indices)
+        copyto!(view(batch, :, to), view(x, :, from))
+    end
+    return batch
+end
+
 samples(values::AbstractMatrix, indices) = values[:, indices]
 samples(classes::AbstractVector, indices) = classes[indices]
 
@@ -132,7 +143,12 @@ worst(residuals) = Float64(maximum(r -> isnan(r) ? oftype(r, Inf) : r, residuals
 function step!(session::Session, gradient)
     frozen = session.training.train_encoder ? (1:0) : encoder_range(session.model)
     kept = session.theta[frozen]  # with gradient 0, but Adam may remember another
-    session.optimizer, session.theta = Optimisers.update!(session.optimizer, session.theta, gradient)
+    if is_on_host(session.theta)
+        adam!(session.optimizer, session.theta, gradient)
+    else
+        session.optimizer, session.theta =
+            Optimisers.update!(session.optimizer, session.theta, gradient)
+    end
     session.theta[frozen] = kept
     session.count += 1
     return nothing
@@ -146,6 +162,7 @@ gradient of an encoder that is not trained is zero.
 """
 function loss_and_grad(session::Session{T}, x, target, weight, probe) where {T}
     move(array) = to_device(session.device, Array{T}(array))
+    rewind!(session.pool)
     loss, gradient, _ = batch_gradient(
         session, move(x), to_device(session.device, as_target(T, target)), Array{T}(weight),
         move(probe),

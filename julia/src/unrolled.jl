@@ -1,6 +1,9 @@
 # The steps of the solvers once more, as a function that Zygote differentiates: `adjoint = unrolled`.
 # Nothing is written in place. (`newton` is not unrolled: its steps solve linear systems.)
 
+"""The solvers whose steps are known here."""
+const UNROLLED = filter(!=(:newton), OWN_SOLVERS)
+
 """
     unroll(solver, cell, flat, h, found) -> (width, n)
 

@@ -1,6 +1,9 @@
 # Builders and comparisons that the tests share.
 
 using LinearAlgebra: I, dot, norm, opnorm
+using OrdinaryDiffEqAdamsBashforthMoulton: OrdinaryDiffEqAdamsBashforthMoulton
+using OrdinaryDiffEqLowOrderRK: OrdinaryDiffEqLowOrderRK
+using OrdinaryDiffEqStabilizedRK: OrdinaryDiffEqStabilizedRK
 using PyDEQ
 using PyDEQ: equilibrium, get_arrays, has_cuda, load_data!, loss_and_grad, open_session,
     optimizer_state, restore!, snapshot, train_batch!, trajectory, versions

@@ -9,7 +9,14 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 
 from pydeq.cell_function import CellFunction
-from pydeq.model import Equilibrium, ModelSpec, OptimizerSpec, Params, SolverSpec
+from pydeq.model import (
+    ODE_METHODS,
+    Equilibrium,
+    ModelSpec,
+    OptimizerSpec,
+    Params,
+    SolverSpec,
+)
 
 __all__ = [
     "AbstractEngine",
@@ -188,7 +195,7 @@ class AbstractEngine(abc.ABC):
     name: ClassVar[str]
 
     solvers: ClassVar[tuple[str, ...]]
-    """Those of :data:`pydeq.model.spec.SOLVERS` that it has."""
+    """Those of :data:`pydeq.model.spec.SOLVERS` and ``ODE_METHODS`` that it has."""
 
     stabilities: ClassVar[tuple[str, ...]]
     """Those of :data:`pydeq.model.spec.STABILITIES` that it has."""
@@ -255,8 +262,15 @@ def what_is_missing(engine: type[AbstractEngine], model: ModelSpec, solver: Solv
     ):
         if available is not None and value not in available:
             has = ", ".join(map(repr, dict.fromkeys(available)))
-            return f"The {engine.name} engine does not have {asked}={value!r}; it has {has}"
+            missing = f"The {engine.name} engine does not have {asked}={value!r}; it has {has}"
+            return missing + (_IN_JULIA if value in ODE_METHODS else "")
     return ""
+
+
+_IN_JULIA = (
+    ". The methods of OrdinaryDiffEq are the Julia engine's: `pydeq julia install` sets it up, "
+    "`pydeq julia status` says what it lacks"
+)
 
 
 def check_supported(engine: type[AbstractEngine], model: ModelSpec, solver: SolverSpec) -> None:

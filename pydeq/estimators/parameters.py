@@ -18,6 +18,7 @@ from pydeq.estimators.architecture import with_layers
 from pydeq.model import (
     ACTIVATIONS,
     ADJOINTS,
+    ODE_METHODS,
     SOLVERS,
     STABILITIES,
     Loss,
@@ -130,7 +131,7 @@ def _has_ends(params: Parameters) -> bool:
 
 def solver_spec(params: Parameters, model: ModelSpec) -> SolverSpec:
     """Return how the equilibria of `model` are to be found."""
-    name = _choice(params, "solver", ("auto", *SOLVERS))
+    name = _choice(params, "solver", ("auto", *SOLVERS, *ODE_METHODS))
     spec = SolverSpec(
         name=_quickest_solver(model) if name == "auto" else name,
         abstol=_number(params, "abstol", _NOT_NEGATIVE),
@@ -173,11 +174,11 @@ def _quickest_solver(model: ModelSpec) -> Solver:
 
 
 def _check_solver_fits(spec: SolverSpec, model: ModelSpec) -> None:
-    if model.horizon is not None and spec.name != "tsit5":
+    if model.horizon is not None and spec.name not in ("tsit5", *ODE_METHODS):
         raise ValueError(
             f"horizon={model.horizon:g} integrates an ODE, which needs solver='tsit5'; got "
-            f"solver={spec.name!r}. With horizon=None the model is solved for its equilibrium, "
-            "by any solver."
+            f"solver={spec.name!r}. (The Julia engine also has {', '.join(ODE_METHODS)}.) With "
+            "horizon=None the model is solved for its equilibrium, by any solver."
         )
     if model.horizon is not None and spec.fixed_depth is not None:
         raise ValueError(
@@ -201,6 +202,11 @@ def _check_solver_fits(spec: SolverSpec, model: ModelSpec) -> None:
         raise ValueError(
             "adjoint='unrolled' does not work with solver='newton', whose inner linear solves "
             "cannot be differentiated; use adjoint='implicit', or another solver."
+        )
+    if spec.adjoint == "unrolled" and model.horizon is None and spec.name in ODE_METHODS:
+        raise ValueError(
+            f"adjoint='unrolled' does not work with solver={spec.name!r}, whose steps are not "
+            "differentiated; use adjoint='implicit', or solver='tsit5'."
         )
 
 

@@ -70,10 +70,14 @@ class DEQRegressor(RegressorMixin, AbstractDEQEstimator):
         that they learn from with ``adjoint="implicit"`` or ``"jfb"``.
     horizon : float or None, default=None
         Time at which the neural ODE ends, in units of its ``du/dt = f(u, h) - u``. None is its
-        steady state. A horizon needs ``solver="tsit5"`` or ``"auto"``.
+        steady state. A horizon needs ``solver="tsit5"``, ``"auto"`` or, on the Julia engine,
+        another method for ODEs.
     solver : {"auto", "tsit5", "anderson", "broyden", "newton", "fixed_point", \
-"peaceman_rachford"}, default="auto"
+"peaceman_rachford", "bs3", "dp5", "vcab3", "rock4"}, default="auto"
         What finds the equilibrium. ``"tsit5"`` integrates the neural ODE to its steady state.
+        ``"bs3"``, ``"dp5"``, ``"vcab3"`` and ``"rock4"`` do so by other methods of OrdinaryDiffEq
+        (Bogacki-Shampine, Dormand-Prince, Adams-Bashforth, stabilised Runge-Kutta), which the Julia
+        engine alone has; there a batch is one ODE in training, and each sample in prediction.
         ``"anderson"`` (Anderson acceleration) and ``"broyden"`` have a safeguard. ``"newton"`` is
         matrix-free Newton-Krylov, ``"fixed_point"`` plain iteration. ``"peaceman_rachford"`` splits
         the monotone cell. ``"auto"`` takes the quickest where all find the one equilibrium there
@@ -81,15 +85,17 @@ class DEQRegressor(RegressorMixin, AbstractDEQEstimator):
         Otherwise it takes ``"tsit5"``, which finds the equilibrium that the ODE goes to.
     abstol, reltol : float, default=1e-6 and 1e-3
         The search ends for a sample when ``||f(z) - z||_inf`` is at most `abstol`, or at most
-        ``reltol * ||f(z)||_inf``. The ODE's steps (``solver="tsit5"``) are held to 1e-6 and 1e-3,
-        or to these where they are tighter; a finite `horizon` is integrated to these. The norm is
-        the largest component's: scale the features, or what the largest ones move hides the rest.
+        ``reltol * ||f(z)||_inf``. The ODE's steps (``solver="tsit5"``, ...) are held to 1e-6 and
+        1e-3, or to these where they are tighter; a finite `horizon` is integrated to these. The
+        norm is the largest component's: scale the features, or what the largest ones move hides
+        the rest.
     max_steps : int, default=1000
         Bound on the solver's steps for a sample.
     adjoint : {"implicit", "jfb", "unrolled"}, default="implicit"
         How the gradient passes the equilibrium. ``"implicit"`` is the implicit function theorem,
         ``"jfb"`` its one-step approximation (Jacobian-free backpropagation). ``"unrolled"``
-        differentiates the solver's steps: memory grows with them, and ``solver="newton"`` cannot.
+        differentiates the solver's steps: memory grows with them. ``solver="newton"`` and the
+        methods of the Julia engine alone cannot.
         A finite `horizon` is always differentiated through its integration.
     fixed_depth : int or None, default=None
         A fit begins with `fixed_depth_epochs` epochs in which so many steps u <- f(u, h) from u(0)

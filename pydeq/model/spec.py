@@ -17,6 +17,7 @@ __all__ = [
     "ACTIVATIONS",
     "ADJOINTS",
     "LOSSES",
+    "ODE_METHODS",
     "SOLVERS",
     "STABILITIES",
     "Activation",
@@ -24,6 +25,7 @@ __all__ = [
     "Init",
     "Loss",
     "ModelSpec",
+    "OdeMethod",
     "OptimizerSpec",
     "Solver",
     "SolverSpec",
@@ -33,14 +35,18 @@ __all__ = [
 
 Activation = Literal["identity", "logistic", "tanh", "relu"]
 Stability = Literal["none", "jacobian", "contractive", "monotone"]
-Solver = Literal["tsit5", "anderson", "broyden", "newton", "fixed_point", "peaceman_rachford"]
+CommonSolver = Literal["tsit5", "anderson", "broyden", "newton", "fixed_point", "peaceman_rachford"]
+OdeMethod = Literal["bs3", "dp5", "vcab3", "rock4"]
+Solver = CommonSolver | OdeMethod
 Adjoint = Literal["implicit", "jfb", "unrolled"]
 Loss = Literal["squared_error", "log_loss"]
 Init = Literal["cell", "zero"] | tuple[layers.Layer, ...]
 
 ACTIVATIONS: tuple[str, ...] = get_args(Activation)
 STABILITIES: tuple[str, ...] = get_args(Stability)
-SOLVERS: tuple[str, ...] = get_args(Solver)
+SOLVERS: tuple[str, ...] = get_args(CommonSolver)
+ODE_METHODS: tuple[str, ...] = get_args(OdeMethod)
+"""Further methods for the neural ODE, of OrdinaryDiffEq: the Julia engine's alone."""
 ADJOINTS: tuple[str, ...] = get_args(Adjoint)
 LOSSES: tuple[str, ...] = get_args(Loss)
 
@@ -243,7 +249,7 @@ class SolverSpec:
     Attributes
     ----------
     name : str
-        One of `SOLVERS`.
+        One of `SOLVERS`, or of `ODE_METHODS`.
     abstol, reltol : float
         The search ends for a sample when ``||f(u) - u||_inf`` is at most ``abstol`` or at most
         ``reltol * ||f(u)||_inf`` (the rule of SteadyStateDiffEq's ``DynamicSS``).
@@ -269,7 +275,7 @@ class SolverSpec:
     def ode_tolerances(self, model: ModelSpec) -> tuple[float, float]:
         """Return the absolute and the relative error tolerance of the ODE's steps.
 
-        A search by ``tsit5`` takes OrdinaryDiffEq's own, 1e-6 and 1e-3, but none looser than the
+        A search along the ODE takes OrdinaryDiffEq's own, 1e-6 and 1e-3, but none looser than the
         search's. A finite horizon, where no search ends anything, takes `abstol` and `reltol`.
         """
         if model.horizon is not None:

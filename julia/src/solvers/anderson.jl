@@ -4,7 +4,7 @@
 const ANDERSON_WINDOW = 3
 
 """
-    Anderson(u, fu)
+    Anderson(u, fu, pool)
 
 Anderson acceleration, type II of Walker and Ni 2011, section 2, over the last `ANDERSON_WINDOW`
 steps.
@@ -27,12 +27,12 @@ mutable struct Anderson{T} <: SearchMethod
     n_steps::Int
 end
 
-function Anderson(u::Matrix{T}, fu::Matrix{T}) where {T}
+function Anderson(u::Matrix{T}, fu::Matrix{T}, pool) where {T}
     (n, k), m = size(u), ANDERSON_WINDOW
     sizes = T[squared_distance(view(fu, :, j), view(u, :, j)) for j in 1:k]
     return Anderson{T}(
-        zeros(T, n, m, k), zeros(T, n, m, k), zeros(T, m, k), sizes, similar(u), similar(u),
-        zeros(T, n), 0,
+        borrow(pool, T, n, m, k), borrow(pool, T, n, m, k), zeros(T, m, k), sizes,
+        borrow_like(pool, u), borrow_like(pool, u), zeros(T, n), 0,
     )
 end
 

@@ -4,7 +4,7 @@
 const BROYDEN_RANK = 12
 
 """
-    Broyden(u)
+    Broyden(u, pool)
 
 Broyden's first method on g(u) = f(u) - u, as Bai et al. 2019 (section 3.1.3) use it.
 
@@ -22,10 +22,11 @@ mutable struct Broyden{T} <: SearchMethod
     n_steps::Int
 end
 
-function Broyden(u::Matrix{T}) where {T}
+function Broyden(u::Matrix{T}, pool) where {T}
     n, k = size(u)
-    left, right = zeros(T, n, BROYDEN_RANK, k), zeros(T, n, BROYDEN_RANK, k)
-    return Broyden{T}(left, right, zeros(Int, k), similar(u), similar(u), zeros(T, n), 0)
+    left, right = borrow(pool, T, n, BROYDEN_RANK, k), borrow(pool, T, n, BROYDEN_RANK, k)
+    tried = borrow_like(pool, u), borrow_like(pool, u)
+    return Broyden{T}(left, right, zeros(Int, k), tried..., zeros(T, n), 0)
 end
 
 function move!(method::Broyden, from::Int, to::Int)

@@ -81,7 +81,7 @@ function control!(control::StepControl{T}, u, new_u, du, error_of, j) where {T}
 end
 
 """
-    FollowODE(solver, s)
+    FollowODE(solver, s, pool)
 
 The neural ODE du/dt = f(u) - u by Tsit5, until it is steady, each sample with its own steps.
 """
@@ -92,9 +92,10 @@ struct FollowODE{T} <: SearchMethod
     control::StepControl{T}
 end
 
-function FollowODE(solver::Solver, s::Search)
-    slopes = [similar(s.u) for _ in 1:7]
-    return FollowODE(slopes, similar(s.u), similar(s.u), StepControl(solver, s.u, s.fu))
+function FollowODE(solver::Solver, s::Search, pool)
+    slopes = [borrow_like(pool, s.u) for _ in 1:7]
+    tried = borrow_like(pool, s.u), borrow_like(pool, s.u)
+    return FollowODE(slopes, tried..., StepControl(solver, s.u, s.fu))
 end
 
 function move!(method::FollowODE, from::Int, to::Int)

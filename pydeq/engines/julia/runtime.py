@@ -64,8 +64,9 @@ class Julia:
         Copies a numpy array to a Julia array of the same shape.
     vector, strings, integers : callable
         Make a ``Vector{Any}``, ``Vector{String}``, ``Vector{Int}`` of their arguments.
-    load_cuda : callable
-        Loads Julia's packages for NVIDIA GPUs, where the project has them.
+    load : callable
+        Loads the Julia packages of these names, where the project has all of them, and returns the
+        names of those that it has not.
     describe : callable
         Returns the type, the message and the trace of a Julia exception and its backtrace.
     """
@@ -75,7 +76,7 @@ class Julia:
     vector: Callable[..., Any]
     strings: Callable[..., Any]
     integers: Callable[..., Any]
-    load_cuda: Callable[..., Any]
+    load: Callable[..., Any]
     describe: Callable[..., Any]
 
 
@@ -340,11 +341,11 @@ _HELPERS = {
     "vector": "(items...) -> Any[items...]",
     "strings": "(items...) -> String[items...]",
     "integers": "(items...) -> Int[items...]",
-    "load_cuda": """
-function ()
-    names = (:CUDA, :LuxCUDA, :cuDNN)
-    any(name -> isnothing(Base.identify_package(string(name))), names) && return
-    foreach(name -> Base.require(Main, name), names)
+    "load": """
+function (names...)
+    missing_ones = [name for name in names if isnothing(Base.identify_package(name))]
+    isempty(missing_ones) && foreach(name -> Base.require(Main, Symbol(name)), names)
+    return missing_ones
 end
 """,
     "describe": """

@@ -23,6 +23,7 @@ from pydeq.engines.julia.arrays import from_julia, julia_view
 from pydeq.engines.julia.layers import describe
 from pydeq.errors import EngineError, EngineUnavailableError
 from pydeq.model import (
+    ODE_METHODS,
     SOLVERS,
     STABILITIES,
     Equilibrium,
@@ -40,6 +41,9 @@ __all__ = ["JuliaEngine", "JuliaSession"]
 CHUNK = 1024
 """Most samples that `equilibrium` solves at once."""
 
+METHOD_PACKAGES = ("AdamsBashforthMoulton", "LowOrderRK", "StabilizedRK")
+"""The parts of OrdinaryDiffEq that have ``ODE_METHODS``."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -51,7 +55,7 @@ class JuliaEngine(AbstractEngine):
     """
 
     name = "julia"
-    solvers = SOLVERS
+    solvers = SOLVERS + ODE_METHODS
     stabilities = STABILITIES
     unrolls = tuple(name for name in SOLVERS if name != "newton")
 
@@ -70,6 +74,8 @@ class JuliaEngine(AbstractEngine):
         """See :meth:`AbstractEngine.open`."""
         check_supported(type(self), model, solver)
         check_params(model, params)
+        if solver.name in ODE_METHODS:
+            _load_methods(self._julia, solver.name)
         return JuliaSession(
             self._julia, self.device, model, solver, optimizer, params, optimizer_state
         )
@@ -81,7 +87,7 @@ def _find_device(julia: runtime.Julia, name: str) -> str:
     reason = "Julia sees no NVIDIA GPU that works"
     try:
         with runtime.calling("Looking for a GPU"):
-            julia.load_cuda()
+            julia.load("CUDA", "LuxCUDA", "cuDNN")
             if julia.pydeq.has_cuda():
                 return "cuda"
     except EngineError as error:
@@ -93,6 +99,18 @@ def _find_device(julia: runtime.Julia, name: str) -> str:
             "Julia's CUDA packages; a CUDA driver is needed too. Or use device='auto' or 'cpu'."
         )
     return "cpu"
+
+
+def _load_methods(julia: runtime.Julia, name: str) -> None:
+    """Load OrdinaryDiffEq's methods beside Tsit5; PyDEQ does not, for the time that takes."""
+    packages = [f"OrdinaryDiffEq{kind}" for kind in METHOD_PACKAGES]
+    with runtime.calling(f"Loading solver={name!r}"):
+        missing = [str(package) for package in julia.load(*packages)]
+    if missing:
+        raise EngineUnavailableError(
+            f"solver={name!r} needs Julia's {', '.join(missing)}, which its project does not have. "
+            "`pydeq julia install` adds them. Or use solver='tsit5'."
+        )
 
 
 @final
