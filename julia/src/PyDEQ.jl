@@ -21,7 +21,7 @@ using Optimisers: Optimisers, Adam
 using OrdinaryDiffEqTsit5: OrdinaryDiffEqTsit5, Tsit5
 using PrecompileTools: @compile_workload, @setup_workload
 using Random: AbstractRNG
-using SciMLBase: SciMLBase, DiscreteCallback, ODEFunction, ReturnCode, SteadyStateProblem, get_du,
+using SciMLBase: SciMLBase, DiscreteCallback, ODEFunction, ReturnCode, SteadyStateProblem,
     solve, successful_retcode, terminate!
 using SciMLLogging: None
 using SciMLSensitivity: SciMLSensitivity, SteadyStateAdjoint, ZygoteVJP
