@@ -39,8 +39,8 @@ ode_function(field::Field) = ODEFunction{false, SciMLBase.FullSpecialize}(field)
 
 The same in place on the CPU, for `h` (width, n): there `p` is of no use.
 """
-struct HostField{T <: AbstractFloat}
-    cell::Cell{T}
+struct HostField{C, T <: AbstractFloat}
+    cell::C
     h::Matrix{T}
     n_evals::Base.RefValue{Int}
 end
@@ -87,7 +87,7 @@ function follow(solver::Solver, cell::Network, flat, h::AbstractMatrix)
 end
 
 """The same on the CPU."""
-function follow(solver::Solver, cell::Cell{T}, h::Matrix{T}) where {T}
+function follow(solver::Solver, cell, h::Matrix{T}) where {T}
     field = HostField(cell, h, Ref(0))
     f(u) = evaluate!(similar(h), cell, u, h)
     u = to_steady_state(solver, field, f(zero(h)), T[], f)

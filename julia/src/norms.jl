@@ -19,16 +19,16 @@ function gram_iteration(weight::AbstractMatrix{T}, pool = nothing) where {T}
     n = minimum(size(weight))
     gram = like(pool, weight, n, n)
     is_wide(weight) ? mul!(gram, weight, weight') : mul!(gram, weight', weight)
-    log_norm = zero(T)  # logarithm of the factors divided out, per power of G
+    log_norm = zero(real(T))  # logarithm of the factors divided out, per power of G
     powers = [gram]
     for _ in 1:GRAM_ITERATIONS
-        size_of_gram = sqrt(sum(abs2, gram) + floatmin(T))
+        size_of_gram = sqrt(sum(abs2, gram) + floatmin(real(T)))
         gram .*= inv(size_of_gram)
         gram = mul!(like(pool, weight, n, n), gram, gram)
         push!(powers, gram)
         log_norm = 2 * (log_norm + log(size_of_gram))
     end
-    log_norm = log_norm + log(sum(abs2, gram) + floatmin(T)) / 2
+    log_norm = log_norm + log(sum(abs2, gram) + floatmin(real(T))) / 2
     return log_norm / 2^(GRAM_ITERATIONS + 1), powers
 end
 
@@ -51,7 +51,7 @@ function norm_slope(weight::AbstractMatrix{T}, powers, pool = nothing) where {T}
     # Of the first power, G / ||G||, as of the weight, the factor goes out with the trace.
     slope = like(pool, weight, size(weight)...)
     is_wide(weight) ? mul!(slope, m, weight) : mul!(slope, weight, m)
-    slope .*= inv(dot(slope, weight) + floatmin(T))
+    slope .*= inv(real(dot(slope, weight)) + floatmin(real(T)))
     return slope
 end
 
