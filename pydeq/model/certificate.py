@@ -12,6 +12,7 @@ import numpy as np
 import scipy.sparse.linalg
 
 from pydeq.cell_function import CellFunction
+from pydeq.model.arnoldi import LOOKS, rightmost_eigenvalues
 from pydeq.model.cell import AnyLinearization, Cell, acting_cell, linearize, rounding
 from pydeq.model.equilibrium import Certificates, Equilibrium
 from pydeq.model.monotone import MonotoneConv
@@ -28,6 +29,9 @@ __all__ = [
 
 DENSE = 64
 """Widest state whose Jacobian's eigenvalues are all computed: about 1 ms a sample at this width."""
+
+ARNOLDI_TOL = 1e-6
+"""Residual of the eigenvalue of a wider state, relative to its size."""
 
 ARPACK_NCV, ARPACK_RESTARTS, ARPACK_TOL = 30, 20, 1e-6
 """Size of the Krylov space for wider states, how often it is restarted, relative tolerance."""
@@ -64,11 +68,11 @@ def spectral_abscissa(
     that of 1 / t.
 
     An estimate: up to a width of 64 exact up to rounding (LAPACK's dense eigenvalues); above, the
-    largest real part of the Ritz values of the implicitly restarted Arnoldi method (Saad 2011,
-    chapters 6 and 7), by ARPACK to a relative tolerance of 1e-6 and from the same start for every
-    sample. A Ritz value lies in the Jacobian's field of values: where the Jacobian is normal, the
-    estimate is from below. In a crowd of eigenvalues ARPACK may take the next for the rightmost
-    (0.003 off has been seen). Where it does not converge, the eigenvalues are LAPACK's.
+    largest real part of the Ritz values of Arnoldi's method (Saad 2011, chapter 6), whose residual
+    is at most 1e-6 of it, from the same start for every sample. A Ritz value lies in the Jacobian's
+    field of values: where the Jacobian is normal, the estimate is from below. In a crowd of
+    eigenvalues the next may be taken for the rightmost (0.003 off has been seen). Where that does
+    not converge it is ARPACK's, with restarts, to 1e-6, and where that does not, LAPACK's.
 
     Parameters
     ----------
@@ -107,7 +111,7 @@ def spectral_abscissa(
             values = np.linalg.eigvals(here.at(finite).jacobians())
             largest = values.real.max(axis=1)
         else:
-            largest = np.array([_rightmost(here.at(finite[k : k + 1])) for k in range(len(finite))])
+            largest = _rightmost_of_wide(here.at(finite))
         abscissa[part.start + finite] = largest - 1
     return abscissa
 
@@ -229,7 +233,8 @@ def _monotone_bound(
 
 
 def _chunks(model: ModelSpec, n: int) -> Iterator[slice]:
-    width = min(model.state_width, DENSE)  # of wider states one Jacobian at a time is formed
+    # Of wider states a Krylov space is kept, and one Jacobian at a time is formed.
+    width = model.state_width if model.state_width <= DENSE else LOOKS[-1]
     n_chunk = max(1, CHUNK_BYTES // (8 * width * max(model.cell_widths)))
     return (slice(start, start + n_chunk) for start in range(0, n, n_chunk))
 
@@ -258,6 +263,26 @@ def _distance_bound(model: ModelSpec, here: AnyLinearization, z: np.ndarray) -> 
     with np.errstate(over="ignore", invalid="ignore"):
         bound = contraction_distance_bound(z, here.value, lipschitz, here.error)
     return (1 + unit) * bound
+
+
+def _rightmost_of_wide(here: AnyLinearization) -> np.ndarray:
+    """Return the largest real part of the eigenvalues of df/dz at each sample."""
+    n, width = here.value.shape
+    start = np.random.default_rng(0).normal(size=width)
+    largest = rightmost_eigenvalues(
+        lambda rows, v: here.at(rows).jvp(v) if len(rows) < n else here.jvp(v),
+        start,
+        n,
+        ARNOLDI_TOL,
+    )
+    for k in range(n):
+        one = here.at(np.array([k]))
+        if np.isnan(largest[k]):
+            largest[k] = _rightmost(one)
+        # A Krylov space lies in the range of the Jacobian, so it never shows the eigenvalue 0.
+        elif one.rank_bound() < width:
+            largest[k] = max(largest[k], 0.0)
+    return largest
 
 
 def _rightmost(here: AnyLinearization) -> float:

@@ -4,6 +4,7 @@ To add a layer, describe it in :mod:`pydeq.layers` and say here what it computes
 """
 
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 import scipy.special
@@ -11,7 +12,7 @@ import scipy.special
 from pydeq import layers
 from pydeq.model.network import Part, Placed
 
-__all__ = ["FUNCTIONS", "forward", "push_forward"]
+__all__ = ["FUNCTIONS", "Recorded", "Tape", "forward", "push", "record"]
 
 FUNCTIONS = {
     "identity": (lambda v: v, None, 1.0),
@@ -25,7 +26,24 @@ A derivative of None is 1.
 """
 
 Params = Mapping[str, np.ndarray]
-Pair = tuple[np.ndarray, np.ndarray]
+Known = tuple[np.ndarray, ...]
+"""What the derivative of a layer needs to know of n samples, arrays ``(n, ...)``."""
+
+
+class Recorded(NamedTuple):
+    """A layer, and what its derivative needs to know."""
+
+    placed: Placed
+    known: Known
+    inner: "Tape" = ()
+
+    def at(self, rows: np.ndarray) -> "Recorded":
+        """Return the same of some samples."""
+        inner = tuple(layer.at(rows) for layer in self.inner)
+        return Recorded(self.placed, tuple(array[rows] for array in self.known), inner)
+
+
+Tape = tuple[Recorded, ...]
 
 
 def forward(part: Part, params: Params, a: np.ndarray) -> np.ndarray:
@@ -34,104 +52,155 @@ def forward(part: Part, params: Params, a: np.ndarray) -> np.ndarray:
     `params` are the parameters as they act: a ``<name>.factor`` is what a `Residual` is multiplied
     by; without one it is 1.
     """
-    return push_forward(part, params, a, np.zeros_like(a))[0]
+    return record(part, params, a)[0]
 
 
-def push_forward(part: Part, params: Params, a: np.ndarray, t: np.ndarray) -> Pair:
-    """Return what layers make of `a`, and the derivative of that along the tangents `t`."""
+def record(part: Part, params: Params, a: np.ndarray) -> tuple[np.ndarray, Tape]:
+    """Return what layers make of the samples `a`, and what their derivatives need to know."""
+    tape = []
     for placed in part:
-        a, t = _MAPS[type(placed.layer)](placed, placed.layer, params, a, t)
-    return a, t
+        inner: Tape = ()
+        if isinstance(placed.layer, layers.Residual):
+            made, inner = record(placed.inner, params, a)
+            a, known = _factor(placed, params) * (a + made), ()
+        else:
+            a, known = _VALUES[type(placed.layer)](placed, placed.layer, params, a)
+        tape.append(Recorded(placed, known, inner))
+    return a, tuple(tape)
 
 
-def _dense(
-    placed: Placed, layer: layers.Dense, params: Params, a: np.ndarray, t: np.ndarray
-) -> Pair:
-    weight = params[f"{placed.name}.weight"]
-    return a @ weight + params[f"{placed.name}.bias"], t @ weight
+def push(tape: Tape, params: Params, t: np.ndarray) -> np.ndarray:
+    """Return the derivatives of layers along tangents `t` ``(n k, *shape)``, k for each sample."""
+    for placed, known, inner in tape:
+        if isinstance(placed.layer, layers.Residual):
+            t = _factor(placed, params) * (t + push(inner, params, t))
+        else:
+            known = tuple(np.repeat(a, len(t) // len(a), axis=0) for a in known)
+            t = _DERIVATIVES[type(placed.layer)](placed, placed.layer, params, known, t)
+    return t
 
 
-def _conv(placed: Placed, layer: layers.Conv, params: Params, a: np.ndarray, t: np.ndarray) -> Pair:
-    weight, bias = params[f"{placed.name}.weight"], params[f"{placed.name}.bias"]
+def _factor(placed: Placed, params: Params) -> np.ndarray | float:
+    return params.get(f"{placed.name}.factor", 1.0)
+
+
+def _dense(placed: Placed, layer: layers.Dense, params: Params, a: np.ndarray):
+    return a @ params[f"{placed.name}.weight"] + params[f"{placed.name}.bias"], ()
+
+
+def _push_dense(placed: Placed, layer: layers.Dense, params: Params, known: Known, t: np.ndarray):
+    return t @ params[f"{placed.name}.weight"]
+
+
+def _conv(placed: Placed, layer: layers.Conv, params: Params, a: np.ndarray):
+    bias = params[f"{placed.name}.bias"]
+    return _push_conv(placed, layer, params, (), a) + bias[:, None, None], ()
+
+
+def _push_conv(placed: Placed, layer: layers.Conv, params: Params, known: Known, t: np.ndarray):
     before, after = (layer.kernel_size - 1) // 2, layer.kernel_size // 2
     size, step = (layer.kernel_size, layer.kernel_size), layer.stride
-
-    def correlate(image: np.ndarray) -> np.ndarray:
-        sides = ((0, 0), (0, 0), (before, after), (before, after))
-        image = np.pad(image, sides, "wrap" if layer.padding == "circular" else "constant")
-        windows = np.lib.stride_tricks.sliding_window_view(image, size, (2, 3))
-        windows = windows[:, :, ::step, ::step]  # (n, in, height, width, kernel, kernel)
-        return np.moveaxis(np.tensordot(windows, weight, ((1, 4, 5), (1, 2, 3))), 3, 1)
-
-    return correlate(a) + bias[:, None, None], correlate(t)
+    sides = ((0, 0), (0, 0), (before, after), (before, after))
+    image = np.pad(t, sides, "wrap" if layer.padding == "circular" else "constant")
+    windows = np.lib.stride_tricks.sliding_window_view(image, size, (2, 3))
+    windows = windows[:, :, ::step, ::step]  # (n, in, height, width, kernel, kernel)
+    made = np.tensordot(windows, params[f"{placed.name}.weight"], ((1, 4, 5), (1, 2, 3)))
+    return np.moveaxis(made, 3, 1)
 
 
-def _activation(
-    placed: Placed, layer: layers.Activation, params: Params, a: np.ndarray, t: np.ndarray
-) -> Pair:
+def _activation(placed: Placed, layer: layers.Activation, params: Params, a: np.ndarray):
     act, slope, _ = FUNCTIONS[layer.name]
     a = act(a)
-    return a, t if slope is None else slope(a) * t
+    return a, () if slope is None else (slope(a),)
 
 
-def _group_norm(
-    placed: Placed, layer: layers.GroupNorm, params: Params, a: np.ndarray, t: np.ndarray
-) -> Pair:
-    shape, rows = a.shape, (len(a), layer.groups, -1)
-    a, t = a.reshape(rows), t.reshape(rows)
-    a, t = (v - v.mean(axis=2, keepdims=True) for v in (a, t))
+def _push_activation(
+    placed: Placed, layer: layers.Activation, params: Params, known: Known, t: np.ndarray
+):
+    return known[0] * t if known else t
+
+
+def _group_norm(placed: Placed, layer: layers.GroupNorm, params: Params, a: np.ndarray):
+    shape = a.shape
+    a = a.reshape(len(a), layer.groups, -1)
+    a = a - a.mean(axis=2, keepdims=True)
     inverse = 1 / np.sqrt((a**2).mean(axis=2, keepdims=True) + layer.epsilon)
-    a, t = a * inverse, t * inverse
+    a = a * inverse
+    scale, bias = _of_channels(placed, params, shape)
+    return a.reshape(shape) * scale + bias, (a, inverse)
+
+
+def _push_group_norm(
+    placed: Placed, layer: layers.GroupNorm, params: Params, known: Known, t: np.ndarray
+):
+    (a, inverse), shape = known, t.shape
+    t = t.reshape(a.shape)
+    t = (t - t.mean(axis=2, keepdims=True)) * inverse
     t = t - a * (a * t).mean(axis=2, keepdims=True)
+    return t.reshape(shape) * _of_channels(placed, params, shape)[0]
+
+
+def _of_channels(placed: Placed, params: Params, shape: tuple[int, ...]) -> list[np.ndarray]:
     of_channel = (-1, *(1 for _ in shape[2:]))
-    scale, bias = (params[f"{placed.name}.{n}"].reshape(of_channel) for n in ("scale", "bias"))
-    return a.reshape(shape) * scale + bias, t.reshape(shape) * scale
+    return [params[f"{placed.name}.{name}"].reshape(of_channel) for name in ("scale", "bias")]
 
 
-def _pool(
-    placed: Placed,
-    layer: layers.MaxPool | layers.MeanPool,
-    params: Params,
-    a: np.ndarray,
-    t: np.ndarray,
-) -> Pair:
-    channels, height, width = placed.gives
-    k = layer.size
+def _squares(placed: Placed, image: np.ndarray) -> np.ndarray:
+    """Return the pixels of each square, ``(n, channels, height, width, size ** 2)``."""
+    (channels, height, width), k = placed.gives, getattr(placed.layer, "size", 1)
+    image = image[:, :, : height * k, : width * k].reshape(-1, channels, height, k, width, k)
+    return image.swapaxes(3, 4).reshape(-1, channels, height, width, k * k)
 
-    def squares(image: np.ndarray) -> np.ndarray:
-        image = image[:, :, : height * k, : width * k]
-        image = image.reshape(-1, channels, height, k, width, k)
-        return image.swapaxes(3, 4).reshape(-1, channels, height, width, k * k)
 
-    a, t = squares(a), squares(t)
-    if isinstance(layer, layers.MeanPool):
-        return a.mean(axis=4), t.mean(axis=4)
+def _max_pool(placed: Placed, layer: layers.MaxPool, params: Params, a: np.ndarray):
+    a = _squares(placed, a)
     largest = a.argmax(axis=4)[..., None]
-    return np.take_along_axis(a, largest, 4)[..., 0], np.take_along_axis(t, largest, 4)[..., 0]
+    return np.take_along_axis(a, largest, 4)[..., 0], (largest,)
 
 
-def _flatten(
-    placed: Placed, layer: layers.Flatten, params: Params, a: np.ndarray, t: np.ndarray
-) -> Pair:
-    rows = (len(a), *placed.gives)
-    return a.reshape(rows), t.reshape(rows)
+def _push_max_pool(
+    placed: Placed, layer: layers.MaxPool, params: Params, known: Known, t: np.ndarray
+):
+    return np.take_along_axis(_squares(placed, t), known[0], 4)[..., 0]
 
 
-def _residual(
-    placed: Placed, layer: layers.Residual, params: Params, a: np.ndarray, t: np.ndarray
-) -> Pair:
-    factor = params.get(f"{placed.name}.factor", 1.0)
-    inner, along = push_forward(placed.inner, params, a, t)
-    return factor * (a + inner), factor * (t + along)
+def _mean_pool(placed: Placed, layer: layers.MeanPool, params: Params, a: np.ndarray):
+    return _squares(placed, a).mean(axis=4), ()
 
 
-_MAPS: dict[type, Callable[..., Pair]] = {
+def _push_mean_pool(
+    placed: Placed, layer: layers.MeanPool, params: Params, known: Known, t: np.ndarray
+):
+    return _squares(placed, t).mean(axis=4)
+
+
+def _flatten(placed: Placed, layer: layers.Flatten, params: Params, a: np.ndarray):
+    return a.reshape(len(a), *placed.gives), ()
+
+
+def _push_flatten(
+    placed: Placed, layer: layers.Flatten, params: Params, known: Known, t: np.ndarray
+):
+    return t.reshape(len(t), *placed.gives)
+
+
+_VALUES: dict[type, Callable[..., tuple[np.ndarray, Known]]] = {
     layers.Dense: _dense,
     layers.Conv: _conv,
     layers.Activation: _activation,
     layers.GroupNorm: _group_norm,
-    layers.MaxPool: _pool,
-    layers.MeanPool: _pool,
+    layers.MaxPool: _max_pool,
+    layers.MeanPool: _mean_pool,
     layers.Flatten: _flatten,
-    layers.Residual: _residual,
+}
+"""What each layer makes of samples, and what its derivative needs to know."""
+
+_DERIVATIVES: dict[type, Callable[..., np.ndarray]] = {
+    layers.Dense: _push_dense,
+    layers.Conv: _push_conv,
+    layers.Activation: _push_activation,
+    layers.GroupNorm: _push_group_norm,
+    layers.MaxPool: _push_max_pool,
+    layers.MeanPool: _push_mean_pool,
+    layers.Flatten: _push_flatten,
 }

@@ -12,7 +12,7 @@ import numpy as np
 
 from pydeq import layers
 from pydeq.model.bounds import lipschitz, log_scaling_bounds
-from pydeq.model.forward import FUNCTIONS, forward, push_forward
+from pydeq.model.forward import Tape, forward, push, record
 from pydeq.model.network import Part, Placed
 from pydeq.model.params import Params
 from pydeq.model.spec import ModelSpec
@@ -32,23 +32,20 @@ class LayeredLinearization(NamedTuple):
     """The cell at the points (z, h) of n samples, and its derivative there."""
 
     cell: LayeredCell
-    start: np.ndarray  # z + h (n, *state_shape)
+    tape: Tape
     value: np.ndarray  # f(z, h) (n, n_state)
     error: np.ndarray  # bound of the value's rounding error, ||.||_2 (n,); inf: none is known
     lipschitz: float
 
     def at(self, rows: np.ndarray) -> "LayeredLinearization":
         """Return those samples."""
-        value, error = self.value[rows], self.error[rows]
-        return self._replace(start=self.start[rows], value=value, error=error)
+        tape = tuple(layer.at(rows) for layer in self.tape)
+        return self._replace(tape=tape, value=self.value[rows], error=self.error[rows])
 
     def jvp(self, tangent: np.ndarray) -> np.ndarray:
         """Return df/dz t of the tangents t ``(n, n_state)``, or of k each, ``(n, k, n_state)``."""
-        start, along = self.start, tangent.reshape(-1, *self.start.shape[1:])
-        if tangent.ndim == 3:
-            start = np.repeat(start, tangent.shape[1], axis=0)
-        _, pushed = push_forward(self.cell.part, self.cell.params, start, along)
-        return pushed.reshape(tangent.shape)
+        along = tangent.reshape(-1, *self.cell.part[0].given)
+        return push(self.tape, self.cell.params, along).reshape(tangent.shape)
 
     def jacobians(self) -> np.ndarray:
         """Return the transposed Jacobians J[k, i, j] = df_j/dz_i, ``(n, n_state, n_state)``."""
@@ -57,13 +54,11 @@ class LayeredLinearization(NamedTuple):
 
     def rank_bound(self) -> int:
         """Return an upper bound of the rank of df/dz at one sample, the only one here."""
-        a, ranks = self.start, [self.value.shape[1]]
-        for placed in self.cell.part:
-            a = forward((placed,), self.cell.params, a)
+        ranks = [self.value.shape[1]]
+        for placed, known, _ in self.tape:
             ranks.append(math.prod(placed.gives))
-            if isinstance(placed.layer, layers.Activation):
-                slope = FUNCTIONS[placed.layer.name][1]
-                ranks += [] if slope is None else [int(np.count_nonzero(slope(a)))]
+            if isinstance(placed.layer, layers.Activation) and known:
+                ranks.append(int(np.count_nonzero(known[0])))
         return min(ranks)
 
 
@@ -91,8 +86,9 @@ def linearize_layers(
     """Return the cell and its derivative at ``(n, n_state)`` states; `error` bounds that of h."""
     start = (np.asarray(state, np.float64) + h).reshape(-1, *cell.part[0].given)
     error = error + unit * _norm(start)
-    value, error = with_error(cell.part, cell.params, start, error, unit)
-    return LayeredLinearization(cell, start, value.reshape(state.shape), error, cell.lipschitz)
+    _, error = with_error(cell.part, cell.params, start, error, unit)
+    value, tape = record(cell.part, cell.params, start)
+    return LayeredLinearization(cell, tape, value.reshape(state.shape), error, cell.lipschitz)
 
 
 def with_error(
@@ -109,7 +105,11 @@ def with_error(
             a = factor * (a + inner)
             error = factor * (error + of_inner) + unit * _norm(a)
         elif isinstance(placed.layer, layers.GroupNorm):
-            a, error = forward((placed,), params, a), np.full(len(a), np.inf)
+            # Its derivative is at most this, where the spread of its input is 0.
+            steep = np.abs(params[f"{placed.name}.scale"]).max() / np.sqrt(placed.layer.epsilon)
+            error = steep * (error + unit * _norm(a))
+            a = forward((placed,), params, a)
+            error = error + unit * _norm(a)
         elif isinstance(placed.layer, layers.Dense | layers.Conv):
             size, bias = _sizes(placed, params)
             error = lipschitz((placed,), params) * error + unit * (size * _norm(a) + bias)
