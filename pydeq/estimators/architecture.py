@@ -50,7 +50,7 @@ def with_layers(params: Mapping[str, Any], model: ModelSpec) -> ModelSpec:
         if model.n_state is None and model.decoder is None:
             model = dataclasses.replace(model, decoder=())
         model = dataclasses.replace(model, n_state=1)
-        model = dataclasses.replace(model, n_state=math.prod(_state_shape(model)))
+        model = dataclasses.replace(model, n_state=model.state_width)
     _check_cell(model)
     return model
 
@@ -126,7 +126,9 @@ def _check_cell(model: ModelSpec) -> None:
             )
     free = (Activation, MaxPool, MeanPool)
     if all(isinstance(p.layer, free) or not p.has_weights for p in cell):
-        raise ValueError("cell must have a layer that can be scaled: Dense, Conv or Residual.")
+        raise ValueError(
+            "cell must have a layer that can be scaled: Dense, Conv, Residual, Branches or Fuse."
+        )
 
 
 def _input_shape(params: Mapping[str, Any], n_features: int) -> tuple[int, ...] | None:

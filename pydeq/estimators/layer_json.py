@@ -11,9 +11,11 @@ _KINDS: dict[str, type[layers.Layer]] = {
     kind.__name__: kind
     for kind in (
         layers.Activation,
+        layers.Branches,
         layers.Conv,
         layers.Dense,
         layers.Flatten,
+        layers.Fuse,
         layers.GroupNorm,
         layers.MaxPool,
         layers.MeanPool,
@@ -27,6 +29,8 @@ def layer_to_json(layer: layers.Layer) -> dict[str, Any]:
     fields = {name: getattr(layer, name) for name in _fields(type(layer))}
     if isinstance(layer, layers.Residual):
         fields["layers"] = [layer_to_json(inner) for inner in layer.layers]
+    if isinstance(layer, layers.Branches):
+        fields["branches"] = [[layer_to_json(inner) for inner in own] for own in layer.branches]
     return {"layer": type(layer).__name__, **fields}
 
 
@@ -45,10 +49,19 @@ def layer_from_json(value: Any, depth: int = 10) -> layers.Layer:
     if given.keys() != set(_fields(kind)):
         raise ValueError(f"a {kind.__name__} does not have the fields {', '.join(given)}")
     if kind is layers.Residual:
-        if not isinstance(given["layers"], list) or not depth:
-            raise ValueError("the layers of a Residual must be a list, and not too deep")
-        given["layers"] = [layer_from_json(inner, depth - 1) for inner in given["layers"]]
+        given["layers"] = _list_from_json("layers of a Residual", given["layers"], depth)
+    elif kind is layers.Branches:
+        branches = given["branches"]
+        if not isinstance(branches, list):
+            raise ValueError("the branches of Branches must be a list")
+        given["branches"] = [_list_from_json("layers of a branch", b, depth) for b in branches]
     return kind(**given)
+
+
+def _list_from_json(what: str, value: Any, depth: int) -> list[layers.Layer]:
+    if not isinstance(value, list) or not depth:
+        raise ValueError(f"the {what} must be a list, and not too deep")
+    return [layer_from_json(inner, depth - 1) for inner in value]
 
 
 def _fields(kind: Any) -> list[str]:

@@ -8,7 +8,7 @@ from pydeq.model.batching import (
     padded_size,
     probes,
 )
-from pydeq.model.bounds import torus
+from pydeq.model.bounds import fused, torus
 from pydeq.model.certificate import certify
 from pydeq.model.equilibrium import Certificates, Equilibrium, joined
 from pydeq.model.html import html_table
@@ -72,6 +72,7 @@ __all__ = [
     "effective",
     "epoch_order",
     "flatten",
+    "fused",
     "html_table",
     "init_params",
     "iter_batches",

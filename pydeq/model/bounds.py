@@ -16,7 +16,14 @@ from pydeq import layers
 from pydeq.model.forward import FUNCTIONS
 from pydeq.model.network import Part, Placed
 
-__all__ = ["lipschitz", "log_scaling_bounds", "log_schatten_norm", "singular_values", "torus"]
+__all__ = [
+    "fused",
+    "lipschitz",
+    "log_scaling_bounds",
+    "log_schatten_norm",
+    "singular_values",
+    "torus",
+]
 
 SCHATTEN_P = 128
 """||G^32||_F^(1/64) with G = W^T W is the Schatten norm of W of this order (see `ModelSpec`)."""
@@ -45,9 +52,9 @@ def lipschitz(part: Part, params: Params) -> float:
             bound *= FUNCTIONS[layer.name][2]
         elif isinstance(layer, layers.MeanPool):
             bound /= layer.size
-        elif isinstance(layer, layers.Residual):
-            factor = float(params.get(f"{placed.name}.factor", 1.0))
-            bound *= factor * (1 + lipschitz(placed.inner, params))
+        elif placed.has_factor:
+            inside = [lipschitz(part, params) for part in placed.parts]
+            bound *= float(params.get(f"{placed.name}.factor", 1.0)) * _of_parts(placed, inside)
         elif isinstance(layer, layers.GroupNorm):
             return np.inf
     return bound
@@ -63,10 +70,48 @@ def log_scaling_bounds(part: Part, params: Params) -> list[float]:
         if isinstance(placed.layer, layers.Dense | layers.Conv):
             matrices = np.atleast_2d(_values(placed, params))
             bounds.append(max(log_schatten_norm(values) for values in matrices))
-        elif isinstance(placed.layer, layers.Residual):
-            inner = sum(log_scaling_bounds(placed.inner, params))
-            bounds.append(float(np.logaddexp(0.0, inner)))
+        elif placed.has_factor:
+            inside = [sum(log_scaling_bounds(part, params)) for part in placed.parts]
+            bounds.append(_log_of_parts(placed, inside))
     return bounds
+
+
+def _of_parts(placed: Placed, inside: list[float]) -> float:
+    """Return the bound of a layer of layers from those of its parts."""
+    layer = placed.layer
+    if isinstance(layer, layers.Residual):
+        return 1 + inside[0]
+    if isinstance(layer, layers.Branches):
+        return float(np.max(inside) if layers.is_several(placed.given) else np.linalg.norm(inside))
+    return float(singular_values(fused(placed, np.array(inside), 1.0))[0])
+
+
+def _log_of_parts(placed: Placed, inside: list[float]) -> float:
+    """Return the same of logarithms, as a contractive cell is scaled by it."""
+    layer = placed.layer
+    if isinstance(layer, layers.Residual):
+        return float(np.logaddexp(0.0, inside[0]))
+    if isinstance(layer, layers.Branches):
+        logs = np.array(inside)
+        several = layers.is_several(placed.given)
+        return float(logs.max() if several else np.logaddexp.reduce(2 * logs) / 2)
+    top = float(np.max([0.0, *inside]))
+    matrix = fused(placed, np.exp(np.array(inside) - top), np.exp(-top))
+    return top + log_schatten_norm(singular_values(matrix))
+
+
+def fused(placed: Placed, inside: Any, own: Any) -> Any:
+    """Return the matrix whose norm bounds a `Fuse`, from the bounds ``(n_paths,)`` of its paths.
+
+    `own` stands on its diagonal. Arrays may be JAX's too.
+    """
+    fuse: Any = placed.layer
+    n, paths = len(placed.given), fuse.paths(placed.given)
+    places = np.zeros((len(paths), n, n), inside.dtype)
+    for k, path in enumerate(paths):
+        # Of a coarser image each pixel is repeated, step times in both directions.
+        places[k, path.target, path.source] = path.step if path.target < path.source else 1
+    return own * np.eye(n, dtype=inside.dtype) + (inside @ places.reshape(len(paths), -1)).reshape(n, n)
 
 
 def _values(placed: Placed, params: Params) -> np.ndarray:

@@ -182,7 +182,7 @@ def rounding(model: ModelSpec) -> float:
     """Return a generous relative error of a product with a weight, scaled weights included."""
     # n eps bounds that of an inner product of length n, and as much again that of the scale.
     network = model.network
-    inside = [math.prod(placed.given) for placed in walk(network.encoder + network.cell)]
+    inside = [math.prod(placed.takes) for placed in walk(network.encoder + network.cell)]
     widest = max(model.n_features, *model.cell_widths, *inside)
     return 4 * widest * float(np.finfo(np.float64).eps)
 

@@ -3,7 +3,7 @@
 To add a layer, describe it in :mod:`pydeq.layers` and say here what it computes.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +12,7 @@ import scipy.special
 from pydeq import layers
 from pydeq.model.network import Part, Placed
 
-__all__ = ["FUNCTIONS", "Recorded", "Tape", "forward", "push", "record"]
+__all__ = ["FUNCTIONS", "Recorded", "Tape", "assemble", "forward", "push", "record", "shares"]
 
 FUNCTIONS = {
     "identity": (lambda v: v, None, 1.0),
@@ -35,12 +35,12 @@ class Recorded(NamedTuple):
 
     placed: Placed
     known: Known
-    inner: "Tape" = ()
+    parts: "tuple[Tape, ...]" = ()
 
     def at(self, rows: np.ndarray) -> "Recorded":
         """Return the same of some samples."""
-        inner = tuple(layer.at(rows) for layer in self.inner)
-        return Recorded(self.placed, tuple(array[rows] for array in self.known), inner)
+        parts = tuple(tuple(layer.at(rows) for layer in part) for part in self.parts)
+        return Recorded(self.placed, tuple(array[rows] for array in self.known), parts)
 
 
 Tape = tuple[Recorded, ...]
@@ -49,8 +49,8 @@ Tape = tuple[Recorded, ...]
 def forward(part: Part, params: Params, a: np.ndarray) -> np.ndarray:
     """Return what layers make of the samples `a` ``(n, *shape)``.
 
-    `params` are the parameters as they act: a ``<name>.factor`` is what a `Residual` is multiplied
-    by; without one it is 1.
+    `params` are the parameters as they act: a ``<name>.factor`` is what a layer of layers is
+    multiplied by; without one it is 1.
     """
     return record(part, params, a)[0]
 
@@ -59,29 +59,69 @@ def record(part: Part, params: Params, a: np.ndarray) -> tuple[np.ndarray, Tape]
     """Return what layers make of the samples `a`, and what their derivatives need to know."""
     tape = []
     for placed in part:
-        inner: Tape = ()
-        if isinstance(placed.layer, layers.Residual):
-            made, inner = record(placed.inner, params, a)
-            a, known = _factor(placed, params) * (a + made), ()
+        parts: tuple[Tape, ...] = ()
+        if placed.has_factor:
+            each = zip(placed.parts, shares(placed, a), strict=True)
+            pairs = [record(part, params, own) for part, own in each]
+            parts = tuple(of_part for _, of_part in pairs)
+            a, known = assemble(placed, params, a, [made for made, _ in pairs]), ()
         else:
             a, known = _VALUES[type(placed.layer)](placed, placed.layer, params, a)
-        tape.append(Recorded(placed, known, inner))
+        tape.append(Recorded(placed, known, parts))
     return a, tuple(tape)
 
 
 def push(tape: Tape, params: Params, t: np.ndarray) -> np.ndarray:
     """Return the derivatives of layers along tangents `t` ``(n k, *shape)``, k for each sample."""
-    for placed, known, inner in tape:
-        if isinstance(placed.layer, layers.Residual):
-            t = _factor(placed, params) * (t + push(inner, params, t))
+    for placed, known, parts in tape:
+        if placed.has_factor:
+            each = zip(parts, shares(placed, t), strict=True)
+            t = assemble(placed, params, t, [push(part, params, own) for part, own in each])
         else:
             known = tuple(np.repeat(a, len(t) // len(a), axis=0) for a in known)
             t = _DERIVATIVES[type(placed.layer)](placed, placed.layer, params, known, t)
     return t
 
 
-def _factor(placed: Placed, params: Params) -> np.ndarray | float:
-    return params.get(f"{placed.name}.factor", 1.0)
+def shares(placed: Placed, a: np.ndarray) -> list[np.ndarray]:
+    """Return what each part of a layer of layers is given of `a`."""
+    layer = placed.layer
+    if isinstance(layer, layers.Fuse):
+        images = _apart(placed, a)
+        return [images[path.source] for path in layer.paths(placed.given)]
+    if isinstance(layer, layers.Branches) and layers.is_several(placed.given):
+        return _apart(placed, a)
+    return [a for _ in placed.parts]
+
+
+def assemble(
+    placed: Placed, params: Params, a: np.ndarray, made: Sequence[np.ndarray]
+) -> np.ndarray:
+    """Return what a layer of layers makes of `a`, and of what its parts make of their shares."""
+    factor, layer = params.get(f"{placed.name}.factor", 1.0), placed.layer
+    if isinstance(layer, layers.Residual):
+        return factor * (a + made[0])
+    if isinstance(layer, layers.Branches):
+        return factor * _in_a_row(made)
+    images = _apart(placed, a)
+    paths = layer.paths(placed.given) if isinstance(layer, layers.Fuse) else []
+    for path, own in zip(paths, made, strict=True):
+        if path.target < path.source:
+            _, height, width = placed.given[path.target]
+            own = own.repeat(path.step, axis=2).repeat(path.step, axis=3)[:, :, :height, :width]
+        images[path.target] = images[path.target] + own
+    return factor * _in_a_row(images)
+
+
+def _apart(placed: Placed, a: np.ndarray) -> list[np.ndarray]:
+    """Return the images ``(n, *shape)`` that stand in rows."""
+    ends = np.cumsum([layers.n_values(shape) for shape in placed.given])[:-1]
+    parts = np.split(a, ends, axis=1)
+    return [part.reshape(-1, *shape) for part, shape in zip(parts, placed.given, strict=True)]
+
+
+def _in_a_row(images: Sequence[np.ndarray]) -> np.ndarray:
+    return np.concatenate([image.reshape(len(image), -1) for image in images], axis=1)
 
 
 def _dense(placed: Placed, layer: layers.Dense, params: Params, a: np.ndarray):

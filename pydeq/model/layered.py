@@ -12,7 +12,7 @@ import numpy as np
 
 from pydeq import layers
 from pydeq.model.bounds import lipschitz, log_scaling_bounds
-from pydeq.model.forward import Tape, forward, push, record
+from pydeq.model.forward import Tape, assemble, forward, push, record, shares
 from pydeq.model.network import Part, Placed
 from pydeq.model.params import Params
 from pydeq.model.spec import ModelSpec
@@ -44,7 +44,7 @@ class LayeredLinearization(NamedTuple):
 
     def jvp(self, tangent: np.ndarray) -> np.ndarray:
         """Return df/dz t of the tangents t ``(n, n_state)``, or of k each, ``(n, k, n_state)``."""
-        along = tangent.reshape(-1, *self.cell.part[0].given)
+        along = tangent.reshape(-1, *self.cell.part[0].takes)
         return push(self.tape, self.cell.params, along).reshape(tangent.shape)
 
     def jacobians(self) -> np.ndarray:
@@ -54,12 +54,19 @@ class LayeredLinearization(NamedTuple):
 
     def rank_bound(self) -> int:
         """Return an upper bound of the rank of df/dz at one sample, the only one here."""
-        ranks = [self.value.shape[1]]
-        for placed, known, _ in self.tape:
-            ranks.append(math.prod(placed.gives))
-            if isinstance(placed.layer, layers.Activation) and known:
-                ranks.append(int(np.count_nonzero(known[0])))
-        return min(ranks)
+        return _rank_bound(self.tape, self.value.shape[1])
+
+
+def _rank_bound(tape: Tape, width: int) -> int:
+    """Return an upper bound of the rank of the derivative of layers at one sample."""
+    ranks = [width]
+    for placed, known, parts in tape:
+        ranks.append(layers.n_values(placed.gives))
+        if isinstance(placed.layer, layers.Activation) and known:
+            ranks.append(int(np.count_nonzero(known[0])))
+        elif isinstance(placed.layer, layers.Branches):
+            ranks.append(sum(_rank_bound(part, width) for part in parts))
+    return min(ranks)
 
 
 def layered_cell(model: ModelSpec, params: Params, unit: float) -> LayeredCell:
@@ -72,7 +79,7 @@ def layered_cell(model: ModelSpec, params: Params, unit: float) -> LayeredCell:
         for placed in part:
             if isinstance(placed.layer, layers.Dense | layers.Conv):
                 acting[f"{placed.name}.weight"] = scale * acting[f"{placed.name}.weight"]
-            elif isinstance(placed.layer, layers.Residual):
+            elif placed.has_factor:
                 acting[f"{placed.name}.factor"] = np.array(scale)
     bound = (1 + unit) ** len(acting) * lipschitz(part, acting)
     if model.stability == "contractive":
@@ -84,7 +91,7 @@ def linearize_layers(
     cell: LayeredCell, h: np.ndarray, error: np.ndarray, state: np.ndarray, unit: float
 ) -> LayeredLinearization:
     """Return the cell and its derivative at ``(n, n_state)`` states; `error` bounds that of h."""
-    start = (np.asarray(state, np.float64) + h).reshape(-1, *cell.part[0].given)
+    start = (np.asarray(state, np.float64) + h).reshape(-1, *cell.part[0].takes)
     error = error + unit * _norm(start)
     _, error = with_error(cell.part, cell.params, start, error, unit)
     value, tape = record(cell.part, cell.params, start)
@@ -99,11 +106,8 @@ def with_error(
     `error` is that of `a`; `unit` bounds the relative error of an inner product.
     """
     for placed in part:
-        if isinstance(placed.layer, layers.Residual):
-            factor = params.get(f"{placed.name}.factor", 1.0)
-            inner, of_inner = with_error(placed.inner, params, a, error, unit)
-            a = factor * (a + inner)
-            error = factor * (error + of_inner) + unit * _norm(a)
+        if placed.has_factor:
+            a, error = _of_parts_with_error(placed, params, a, error, unit)
         elif isinstance(placed.layer, layers.GroupNorm):
             # Its derivative is at most this, where the spread of its input is 0.
             steep = np.abs(params[f"{placed.name}.scale"]).max() / np.sqrt(placed.layer.epsilon)
@@ -118,6 +122,26 @@ def with_error(
             a = forward((placed,), params, a)
             error = error + unit * _norm(a)
     return a, error
+
+
+def _of_parts_with_error(
+    placed: Placed, params: Mapping[str, np.ndarray], a: np.ndarray, error: np.ndarray, unit: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return `with_error` of a layer that is made of layers."""
+    each = zip(placed.parts, shares(placed, a), strict=True)
+    pairs = [with_error(part, params, own, error, unit) for part, own in each]
+    made, errors = [m for m, _ in pairs], [e for _, e in pairs]
+    layer, given = placed.layer, _norm(a)
+    a = assemble(placed, params, a, made)
+    if isinstance(layer, layers.Branches):
+        total = np.sqrt(sum(e**2 for e in errors))
+    else:
+        # A pixel that is repeated counts as often. A sum's terms may cancel.
+        is_fuse = isinstance(layer, layers.Fuse)
+        steps = [path.step for path in layer.paths(placed.given)] if is_fuse else [1]
+        sizes = [e + unit * _norm(m) for e, m in zip(errors, made, strict=True)]
+        total = error + unit * given + sum(s * e for s, e in zip(steps, sizes, strict=True))
+    return a, params.get(f"{placed.name}.factor", 1.0) * total + unit * _norm(a)
 
 
 def _sizes(placed: Placed, params: Mapping[str, np.ndarray]) -> tuple[float, float]:

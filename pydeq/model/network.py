@@ -1,14 +1,13 @@
 """Layers in their places: which shape each is given and gives, and what its weights are called."""
 
-import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from pydeq.layers import Layer, Residual
+from pydeq.layers import Branches, Fuse, Layer, Residual, Shape, array_shape, n_values
 
 __all__ = ["Network", "Part", "Placed", "place", "placed_parameters", "walk"]
 
-Shape = tuple[int, ...]
+_OF_LAYERS = (Residual, Branches, Fuse)
 
 _LARGEST = 2**31 - 1
 """The most values that a sample may become on its way."""
@@ -24,13 +23,24 @@ class Placed(NamedTuple):
     """What the names of its weights begin with, such as ``cell.0``."""
     given: Shape
     gives: Shape
-    inner: "tuple[Placed, ...]" = ()
-    """The layers of a `Residual`."""
+    parts: "tuple[tuple[Placed, ...], ...]" = ()
+    """The layers inside it: those of a `Residual`, of each of the `Branches`, and what each of a
+    `Fuse`'s paths goes through."""
 
     @property
     def has_weights(self) -> bool:
-        """Whether it has weights, or is a `Residual`."""
+        """Whether it has weights, or is made of layers."""
         return _has_weights(self.layer)
+
+    @property
+    def has_factor(self) -> bool:
+        """Whether it is made of layers: a contractive cell scales what it gives, not these."""
+        return isinstance(self.layer, _OF_LAYERS)
+
+    @property
+    def takes(self) -> tuple[int, ...]:
+        """The shape of the array of a sample that it is given."""
+        return array_shape(self.given)
 
 
 Part = tuple[Placed, ...]
@@ -54,7 +64,8 @@ def place(part: str, layers: tuple[Layer, ...], given: Shape) -> tuple[Part, Sha
 
     Those that have weights are numbered: ``cell.0``, ``cell.1``. In an encoder or decoder with one
     of them it has no number: ``encoder``. Inside of a `Residual` the numbers begin anew:
-    ``cell.1.0``.
+    ``cell.1.0``. In `Branches` they do so in each: ``cell.1.0.0`` is of the first. What image i of
+    a `Fuse` gets from image j goes through ``cell.1.i.j``.
 
     Raises
     ------
@@ -74,31 +85,63 @@ def _place(
         here = f"{where}[{i}], {layer!r:.200}"
         own = f"{name}.{number}" if numbered else name
         number += _has_weights(layer)
-        inner: Part = ()
-        if isinstance(layer, Residual):
-            inner, _ = _place(f"{where}[{i}].layers", own, layer.layers, given, True)
+        try:
+            inside = _inside(layer, given)
+        except ValueError as error:
+            raise _misfit(here, error, given) from None
+        parts = tuple(
+            _place(f"{where}[{i}]{at}", own + suffix, own_layers, own_given, is_numbered)[0]
+            for at, suffix, own_layers, own_given, is_numbered in inside
+        )
         try:
             gives = layer.shape(given)
         except ValueError as error:
-            raise ValueError(f"{here}: {error}; it is given shape {given}.") from None
-        if math.prod(gives) > _LARGEST:
+            raise _misfit(here, error, given) from None
+        if n_values(gives) > _LARGEST:
             raise ValueError(f"{here}: it makes shape {gives}, more than 2**31 - 1 values.")
-        placed.append(Placed(layer, here, own, given, gives, inner))
+        placed.append(Placed(layer, here, own, given, gives, parts))
         given = gives
     return tuple(placed), given
 
 
-def _has_weights(layer: Layer) -> bool:
+def _misfit(here: str, error: ValueError, given: Shape) -> ValueError:
+    return ValueError(f"{here}: {error}; it is given shape {given}.")
+
+
+class _Inside(NamedTuple):
+    """Layers inside of another: where in it, what their names add, and what they are given."""
+
+    where: str
+    suffix: str
+    layers: tuple[Layer, ...]
+    given: Shape
+    numbered: bool = True
+
+
+def _inside(layer: Layer, given: Shape) -> list[_Inside]:
     if isinstance(layer, Residual):
-        return True
-    return type(layer).parameters is not Layer.parameters
+        return [_Inside(".layers", "", layer.layers, given)]
+    if isinstance(layer, Branches):
+        each = zip(layer.branches, layer.given_to_each(given), strict=True)
+        return [_Inside(f".branches[{k}]", f".{k}", *own) for k, own in enumerate(each)]
+    if isinstance(layer, Fuse):
+        return [
+            _Inside(f", {j} to {i}", f".{i}.{j}", (conv,), given[j], False)
+            for i, j, _, conv in layer.paths(given)
+        ]
+    return []
+
+
+def _has_weights(layer: Layer) -> bool:
+    return isinstance(layer, _OF_LAYERS) or type(layer).parameters is not Layer.parameters
 
 
 def walk(part: Part) -> Iterator[Placed]:
-    """Yield the layers of a part and, after a `Residual`, those inside of it."""
+    """Yield the layers of a part and, after one that is made of layers, those inside of it."""
     for placed in part:
         yield placed
-        yield from walk(placed.inner)
+        for inside in placed.parts:
+            yield from walk(inside)
 
 
 def placed_parameters(part: Part) -> dict[str, Shape]:

@@ -5,7 +5,6 @@ An engine is handed these and arrays, never an estimator. They hold checked valu
 """
 
 import functools
-import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -87,11 +86,17 @@ class ModelSpec:
 
     Encoder, cell and decoder may be other layers (:mod:`pydeq.layers`); the cell is then what its
     layers make of u + h. A contractive one multiplies each of its N own `Dense` and `Conv` weights,
-    and what each of its own `Residual` layers gives, by ``min(1, (contraction / prod_i b_i) **
-    (1 / N))``. The bound b_i of a `Dense` weight is sigma_i above. That of a `Conv` is the largest
-    sigma of its kernel's matrices ``(out, in)`` at the frequencies of a torus: the image or, with
-    zero padding, the image and ``kernel_size - 1`` pixels more, of which the convolution is a part.
-    That of a `Residual` is 1 plus the product of the bounds of the layers inside it.
+    and what each of its own layers of layers (`Residual`, `Branches`, `Fuse`) gives, by ``min(1,
+    (contraction / prod_i b_i) ** (1 / N))``. The bound b_i of a `Dense` weight is sigma_i above.
+    That of a `Conv` is the largest sigma of its kernel's matrices ``(out, in)`` at the frequencies
+    of a torus: the image or, with zero padding, the image and ``kernel_size - 1`` pixels more, of
+    which the convolution is a part. That of a `Residual` is 1 plus the product of the bounds of the
+    layers inside it. With p_k that product for branch k, that of `Branches` is the largest p_k
+    where each has an image of its own, and ``(sum_k p_k ** 2) ** (1 / 2)`` where all have the same.
+    That of a `Fuse` is sigma of the matrix that has 1 on its diagonal and at (i, j) the bound of
+    what image i gets from image j; a pixel that is repeated ``step ** 2`` times counts ``step``.
+
+    A state of several images, which `Branches` make, is one row of them in order.
 
     Attributes
     ----------
@@ -160,16 +165,16 @@ class ModelSpec:
     @property
     def state_width(self) -> int:
         """Width of the state u, whether or not there is an encoder."""
-        return math.prod(self.network.state_shape)
+        return layers.n_values(self.network.state_shape)
 
     @property
     def cell_widths(self) -> tuple[int, ...]:
         """Numbers of values in the cell: of its input, and of what each layer with weights gives.
 
-        Residual layers count as one.
+        One that is made of layers counts as one.
         """
         weighted = [placed for placed in self.network.cell if placed.has_weights]
-        return (self.state_width, *(math.prod(placed.gives) for placed in weighted))
+        return (self.state_width, *(layers.n_values(placed.gives) for placed in weighted))
 
 
 @functools.lru_cache(256)

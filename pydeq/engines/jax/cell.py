@@ -9,6 +9,7 @@ import numpy as np
 
 from pydeq.cell_function import CellFunction
 from pydeq.engines.jax.forward import FUNCTIONS, forward_rows
+from pydeq.layers import array_shape
 from pydeq.model import ModelSpec, effective
 
 __all__ = [
@@ -66,7 +67,7 @@ def cell(model: ModelSpec, weights: Acting, u: jax.Array, h: jax.Array) -> jax.A
     if model.stability == "monotone":
         return activation(model)(affine(model, weights, u) + h)
     if isinstance(model.cell, CellFunction):
-        return _function(model.cell, model.network.state_shape, weights, u, h)
+        return _function(model.cell, array_shape(model.network.state_shape), weights, u, h)
     return forward_rows(model.network.cell, weights, u + h)
 
 
@@ -84,7 +85,7 @@ def _function(
 
 def check_function(model: ModelSpec, dtype: np.dtype) -> None:
     """Raise ValueError unless a cell that is a function gives a state; it is traced, not run."""
-    own, shape = model.cell, model.network.state_shape
+    own, shape = model.cell, array_shape(model.network.state_shape)
     if not isinstance(own, CellFunction):
         return
     state = jax.ShapeDtypeStruct(shape, dtype)

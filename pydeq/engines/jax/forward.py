@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from pydeq import layers
 from pydeq.engines.jax.convolution import correlate, patches
@@ -30,17 +31,14 @@ Params = Mapping[str, jax.Array]
 def forward_rows(part: Part, params: Params, rows: jax.Array) -> jax.Array:
     """Return what layers make of samples that are rows ``(n, size)``, or of one ``(size,)``.
 
-    `params` are the parameters as they act: a ``<name>.factor`` is what a `Residual` is multiplied
-    by; without one it is 1.
+    `params` are the parameters as they act: a ``<name>.factor`` is what a layer of layers is
+    multiplied by; without one it is 1.
     """
     if not part:
         return rows
-    made = forward(part, params, rows.reshape(-1, *part[0].given) if _is_image(part) else rows)
+    takes = part[0].takes
+    made = forward(part, params, rows.reshape(-1, *takes) if len(takes) > 1 else rows)
     return made.reshape(*rows.shape[:-1], -1)
-
-
-def _is_image(part: Part) -> bool:
-    return len(part[0].given) > 1
 
 
 def forward(part: Part, params: Params, a: jax.Array) -> jax.Array:
@@ -103,9 +101,49 @@ def _flatten(placed: Placed, layer: Any, params: Params, a: jax.Array) -> jax.Ar
 
 
 def _residual(placed: Placed, layer: Any, params: Params, a: jax.Array) -> jax.Array:
-    total = a + forward(placed.inner, params, a)
+    return _times_factor(placed, params, a + forward(placed.parts[0], params, a))
+
+
+def _branches(placed: Placed, layer: layers.Branches, params: Params, a: jax.Array) -> jax.Array:
+    several = layers.is_several(placed.given)
+    given = _apart(placed, a) if several else [a for _ in placed.parts]
+    each = zip(placed.parts, given, strict=True)
+    made = [forward(part, params, own) for part, own in each]
+    return _times_factor(placed, params, _in_rows(made))
+
+
+def _fuse(placed: Placed, layer: layers.Fuse, params: Params, a: jax.Array) -> jax.Array:
+    given = _apart(placed, a)
+    total = list(given)
+    for path, part in zip(layer.paths(placed.given), placed.parts, strict=True):
+        made = forward(part, params, given[path.source])
+        if path.target < path.source:
+            made = _repeated(made, path.step, *placed.given[path.target][1:])
+        total[path.target] = total[path.target] + made
+    return _times_factor(placed, params, _in_rows(total))
+
+
+def _times_factor(placed: Placed, params: Params, a: jax.Array) -> jax.Array:
     factor = params.get(f"{placed.name}.factor")
-    return total if factor is None else factor * total
+    return a if factor is None else factor * a
+
+
+def _apart(placed: Placed, a: jax.Array) -> list[jax.Array]:
+    """Return the images ``(n, *shape)`` that stand in rows ``(n, size)``, or in one ``(size,)``."""
+    ends = np.cumsum([layers.n_values(shape) for shape in placed.given])[:-1]
+    parts = jnp.split(a, ends, axis=-1)
+    return [part.reshape(-1, *shape) for part, shape in zip(parts, placed.given, strict=True)]
+
+
+def _in_rows(images: list[jax.Array]) -> jax.Array:
+    return jnp.concatenate([image.reshape(len(image), -1) for image in images], axis=1)
+
+
+def _repeated(a: jax.Array, step: int, height: int, width: int) -> jax.Array:
+    """Return images of which each pixel is step x step, as far as the size goes."""
+    n, channels, rows, columns = a.shape
+    pixels = jnp.broadcast_to(a[:, :, :, None, :, None], (n, channels, rows, step, columns, step))
+    return pixels.reshape(n, channels, rows * step, columns * step)[:, :, :height, :width]
 
 
 _MAPS = {
@@ -117,4 +155,6 @@ _MAPS = {
     layers.MeanPool: _pool,
     layers.Flatten: _flatten,
     layers.Residual: _residual,
+    layers.Branches: _branches,
+    layers.Fuse: _fuse,
 }

@@ -21,8 +21,9 @@ def act(model: ModelSpec, params: Acting, contraction: jax.Array) -> Acting:
     """Return the parameters as they act.
 
     The contractive cell's weights are scaled by one factor; ``cell.root`` is its square root, and
-    ``cell.i.slope`` the derivative of its logarithm by the weight. The factor of a `Residual` is
-    ``cell.i.factor``; the weights inside it are not scaled. The monotone cell's weight is composed.
+    ``cell.i.slope`` the derivative of its logarithm by the weight. The factor of a layer of layers
+    is ``cell.i.factor``; the weights inside it are not scaled. The monotone cell's weight is
+    composed.
     """
     if model.stability == "contractive":
         return params | _scaled(model, params, contraction)
@@ -37,7 +38,7 @@ def acting_names(model: ModelSpec) -> list[str]:
     if model.stability == "contractive":
         weights = [n for n in names if n.startswith("cell.") and n.endswith(".weight")]
         names += ["cell.root", *(name.replace("weight", "slope") for name in weights)]
-        names += [f"{placed.name}.factor" for placed in _of_kind(model, layers.Residual)]
+        names += [f"{placed.name}.factor" for placed in _with_factor(model)]
     return names
 
 
@@ -46,7 +47,7 @@ def pull_back(model: ModelSpec, params: Acting, acting: Acting, grads: Acting) -
     if model.stability == "contractive":
         root = acting["cell.root"]
         scaled = [f"{placed.name}.weight" for placed in _of_kind(model, *_LINEAR)]
-        factors = [f"{placed.name}.factor" for placed in _of_kind(model, layers.Residual)]
+        factors = [f"{placed.name}.factor" for placed in _with_factor(model)]
         by_scale = sum(jnp.sum(grads[name] * acting[name]) for name in scaled + factors)
         names = [name for name in params if name.startswith("cell.") and name.endswith(".weight")]
         weights = {
@@ -85,6 +86,10 @@ def _of_kind(model: ModelSpec, *kinds: type) -> list[Placed]:
     return [placed for placed in model.network.cell if isinstance(placed.layer, kinds)]
 
 
+def _with_factor(model: ModelSpec) -> list[Placed]:
+    return [placed for placed in model.network.cell if placed.has_factor]
+
+
 def _scaled(model: ModelSpec, params: Acting, contraction: jax.Array) -> Acting:
     """Scale the cell so that the product of its layers' bounds is at most `contraction`.
 
@@ -94,7 +99,7 @@ def _scaled(model: ModelSpec, params: Acting, contraction: jax.Array) -> Acting:
     bounds = []
     if dense := _of_kind(model, layers.Dense):
         bounds.append(_bound_of_dense(dense, params))
-    others = _of_kind(model, layers.Conv, layers.Residual)
+    others = [*_of_kind(model, layers.Conv), *_with_factor(model)]
     bounds += [log_bound_and_slopes(placed, params) for placed in others]
     log_product = functools.reduce(jnp.add, [log for log, _ in bounds])
     n_layers = len(dense) + len(others)
@@ -105,7 +110,7 @@ def _scaled(model: ModelSpec, params: Acting, contraction: jax.Array) -> Acting:
         name: params[name] * root * root
         for name in (f"{placed.name}.weight" for placed in _of_kind(model, *_LINEAR))
     }
-    factors = {f"{p.name}.factor": root * root for p in _of_kind(model, layers.Residual)}
+    factors = {f"{placed.name}.factor": root * root for placed in _with_factor(model)}
     slopes = {
         name.replace("weight", "slope"): share / size * slope
         for _, of_weights in bounds

@@ -12,7 +12,7 @@ import numpy as np
 
 from pydeq import layers
 from pydeq.engines.jax.cell import Acting
-from pydeq.model import Part, Placed, torus
+from pydeq.model import Part, Placed, fused, torus
 
 __all__ = ["Bound", "log_bound_and_slopes", "log_norm_bounds"]
 
@@ -32,8 +32,8 @@ def log_bound_and_slopes(placed: Placed, params: Acting) -> Bound:
 
 
 def _log_bound(placed: Placed, weights: Acting) -> jax.Array:
-    if isinstance(placed.layer, layers.Residual):
-        return jnp.logaddexp(0.0, _log_product(placed.inner, weights))
+    if placed.has_factor:
+        return _log_bound_of_parts(placed, [_log_product(part, weights) for part in placed.parts])
     weight = weights[f"{placed.name}.weight"]
     # Sizes are divided out before anything is multiplied; the bound is proportional to them.
     size = jax.lax.stop_gradient(jnp.max(jnp.abs(weight)))
@@ -46,9 +46,23 @@ def _log_bound(placed: Placed, weights: Acting) -> jax.Array:
 
 
 def _log_product(part: Part, weights: Acting) -> jax.Array:
-    kinds = layers.Dense | layers.Conv | layers.Residual
-    inside = [placed for placed in part if isinstance(placed.layer, kinds)]
+    linear = layers.Dense | layers.Conv
+    inside = [placed for placed in part if placed.has_factor or isinstance(placed.layer, linear)]
     return sum((_log_bound(placed, weights) for placed in inside), jnp.zeros(()))
+
+
+def _log_bound_of_parts(placed: Placed, inside: list[jax.Array]) -> jax.Array:
+    """Return the bound of a layer of layers from those of its parts; see `ModelSpec`."""
+    layer = placed.layer
+    if isinstance(layer, layers.Residual):
+        return jnp.logaddexp(0.0, inside[0])
+    logs = jnp.stack(inside)
+    if isinstance(layer, layers.Branches):
+        several = layers.is_several(placed.given)
+        return jnp.max(logs) if several else jax.nn.logsumexp(2 * logs) / 2
+    top = jax.lax.stop_gradient(jnp.maximum(jnp.max(logs), 0))
+    matrix = fused(placed, jnp.exp(logs - top), jnp.exp(-top))
+    return _log_gram_norms(matrix[None], jnp.zeros_like(matrix)[None])[0] + top
 
 
 def _spectrum(placed: Placed, weight: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -48,7 +48,7 @@ def _options(julia: Julia, placed: Placed) -> dict[str, Any]:
     """Return the description's fields, but for those that the shapes say."""
     layer = placed.layer
     if isinstance(layer, layers.Residual):
-        return {"layers": _layers(julia, placed.inner)}
+        return {"layers": _layers(julia, placed.parts[0])}
     if isinstance(layer, layers.Activation):
         return {"activation": layer.name}
     fields: Any = dataclasses.asdict(layer)  # pyright: ignore[reportArgumentType]

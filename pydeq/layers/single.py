@@ -1,52 +1,23 @@
-"""Layers as data: what encoder, cell and decoder of a model are made of. No arrays, no engine.
+"""Layers that compute by themselves: affine maps, convolutions, activations, norms, pools."""
 
-A layer is a frozen description. It knows the shape that it makes of a shape, and the shapes of its
-weights. Shapes are those of one sample: ``(n,)`` for values in a row, ``(channels, height, width)``
-for images.
-"""
-
-import abc
 import numbers
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, final, get_args
+from typing import Literal, final, get_args
 
-__all__ = [
-    "Activation",
-    "Conv",
-    "Dense",
-    "Flatten",
-    "GroupNorm",
-    "MaxPool",
-    "MeanPool",
-    "Residual",
-]
+from pydeq.layers.base import (
+    Layer,
+    Shape,
+    check_choice,
+    image,
+    is_several,
+    n_values,
+    set_integers,
+)
 
-Shape = tuple[int, ...]
+__all__ = ["Activation", "Conv", "Dense", "Flatten", "GroupNorm", "MaxPool", "MeanPool"]
+
 Function = Literal["identity", "logistic", "tanh", "relu"]
 Padding = Literal["zero", "circular"]
-
-_LARGEST = 2**31 - 1
-_DEEPEST = 8
-"""How many residual layers may stand one inside the other."""
-
-
-class Layer(abc.ABC):
-    """What every layer says of itself."""
-
-    @abc.abstractmethod
-    def shape(self, given: Shape) -> Shape:
-        """Return the shape of what it makes of one sample of the shape `given`.
-
-        Raises
-        ------
-        ValueError
-            If it cannot take that; says what it needs.
-        """
-
-    def parameters(self, given: Shape) -> dict[str, Shape]:
-        """Return the shapes of its weights by name; most layers have none."""
-        return {}
 
 
 @final
@@ -69,7 +40,7 @@ class Dense(Layer):
     n_units: int
 
     def __post_init__(self) -> None:
-        _set_integers(self, "n_units")
+        set_integers(self, "n_units")
 
     def shape(self, given: Shape) -> Shape:
         """See :meth:`Layer.shape`."""
@@ -114,12 +85,12 @@ class Conv(Layer):
     padding: Padding = "zero"
 
     def __post_init__(self) -> None:
-        _set_integers(self, "channels", "kernel_size", "stride")
-        _check_choice(self, "padding", get_args(Padding))
+        set_integers(self, "channels", "kernel_size", "stride")
+        check_choice(self, "padding", get_args(Padding))
 
     def shape(self, given: Shape) -> Shape:
         """See :meth:`Layer.shape`."""
-        _, height, width = _image(given)
+        _, height, width = image(given)
         if self.kernel_size > min(height, width):
             raise ValueError("it needs an image that is not smaller than its kernel")
         return (self.channels, -(-height // self.stride), -(-width // self.stride))
@@ -149,7 +120,7 @@ class Activation(Layer):
     name: Function = "relu"
 
     def __post_init__(self) -> None:
-        _check_choice(self, "name", get_args(Function))
+        check_choice(self, "name", get_args(Function))
 
     def shape(self, given: Shape) -> Shape:
         """See :meth:`Layer.shape`."""
@@ -183,7 +154,7 @@ class GroupNorm(Layer):
     epsilon: float = 1e-5
 
     def __post_init__(self) -> None:
-        _set_integers(self, "groups")
+        set_integers(self, "groups")
         value = self.epsilon
         is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
         if not is_number or not 0 < float(value) < float("inf"):
@@ -192,6 +163,8 @@ class GroupNorm(Layer):
 
     def shape(self, given: Shape) -> Shape:
         """See :meth:`Layer.shape`."""
+        if is_several(given):
+            raise ValueError("it needs one image or row; in Branches each may have its own")
         if given[0] % self.groups:
             raise ValueError(f"it needs a number of channels that {self.groups} divides")
         if given[0] == self.groups and len(given) == 1:
@@ -210,11 +183,11 @@ class _Pool(Layer):
     size: int = 2
 
     def __post_init__(self) -> None:
-        _set_integers(self, "size")
+        set_integers(self, "size")
 
     def shape(self, given: Shape) -> Shape:
         """See :meth:`Layer.shape`."""
-        channels, height, width = _image(given)
+        channels, height, width = image(given)
         if self.size > min(height, width):
             raise ValueError("it needs an image that is not smaller than what it pools")
         return (channels, height // self.size, width // self.size)
@@ -259,7 +232,7 @@ class MeanPool(_Pool):
 @final
 @dataclass(frozen=True)
 class Flatten(Layer):
-    """All values of an image in a row: channel by channel, row by row.
+    """All values of an image, or of several, in a row: channel by channel, row by row.
 
     Examples
     --------
@@ -270,85 +243,4 @@ class Flatten(Layer):
 
     def shape(self, given: Shape) -> Shape:
         """See :meth:`Layer.shape`."""
-        size = 1
-        for n in given:
-            size *= n
-        return (size,)
-
-
-@final
-@dataclass(frozen=True)
-class Residual(Layer):
-    """What its layers make of x, plus x.
-
-    In a contractive cell the sum is scaled as a weight is: see
-    :class:`pydeq.model.spec.ModelSpec`.
-
-    Parameters
-    ----------
-    layers : sequence of Layer
-        Together they keep the shape.
-
-    Examples
-    --------
-    >>> from pydeq.layers import Activation, Conv, Residual
-    >>> Residual([Conv(16), Activation("relu"), Conv(16)]).shape((16, 7, 7))
-    (16, 7, 7)
-    """
-
-    layers: tuple[Layer, ...]
-
-    def __post_init__(self) -> None:
-        layers: Any = self.layers
-        layers = (layers,) if isinstance(layers, Layer) else layers
-        if not isinstance(layers, list | tuple) or not layers:
-            raise ValueError(f"Residual: layers must be a sequence of layers; got {layers!r}.")
-        for place, layer in enumerate(layers):
-            if not isinstance(layer, Layer):
-                raise ValueError(f"Residual: layers[{place}] must be a layer; got {layer!r}.")
-        object.__setattr__(self, "layers", tuple(layers))
-        if _depth(self.layers) >= _DEEPEST:
-            raise ValueError(f"Residual: at most {_DEEPEST} may stand one inside the other.")
-
-    def shape(self, given: Shape) -> Shape:
-        """See :meth:`Layer.shape`."""
-        made = given
-        for layer in self.layers:
-            made = layer.shape(made)
-        if made != given:
-            raise ValueError(f"its layers must keep the shape, and they make {made} of it")
-        return given
-
-
-def _depth(layers: Iterable[Layer]) -> int:
-    return max((1 + _depth(x.layers) for x in layers if isinstance(x, Residual)), default=0)
-
-
-def _image(given: Shape) -> Shape:
-    if len(given) != 3:
-        raise ValueError(
-            "it needs an image, shape (channels, height, width); input_shape= says which image a "
-            "row of X is"
-        )
-    return given
-
-
-def _set_integers(layer: Layer, *names: str) -> None:
-    """Check fields that are integers of at least 1, and make Python's of numpy's."""
-    for name in names:
-        value = getattr(layer, name)
-        is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-        if not is_integer or not 1 <= int(value) <= _LARGEST:
-            raise ValueError(
-                f"{type(layer).__name__}: {name} must be an integer of at least 1 and at most "
-                f"2**31 - 1; got {value!r:.100}."
-            )
-        object.__setattr__(layer, name, int(value))
-
-
-def _check_choice(layer: Layer, name: str, choices: tuple[str, ...]) -> None:
-    value = getattr(layer, name)
-    if not isinstance(value, str) or value not in choices:
-        listed = ", ".join(map(repr, choices))
-        raise ValueError(f"{type(layer).__name__}: {name} must be one of {listed}; got {value!r}.")
-    object.__setattr__(layer, name, str(value))
+        return (n_values(given),)
