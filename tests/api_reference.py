@@ -46,6 +46,8 @@ CONTENTS = {
         "pydeq.layers.MeanPool",
         "pydeq.layers.Flatten",
         "pydeq.layers.Residual",
+        "pydeq.layers.Branches",
+        "pydeq.layers.Fuse",
     ],
     "What they return": [
         "pydeq.Equilibrium",

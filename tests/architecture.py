@@ -24,6 +24,7 @@ files. [CONTRIBUTING.md](../../CONTRIBUTING.md) says where to change what.
 # In this order, a folder imports only from those that stand above it; then the Julia project.
 FOLDERS = [
     "pydeq",
+    "pydeq/layers",
     "pydeq/model",
     "pydeq/engines",
     "pydeq/engines/jax",

@@ -209,6 +209,9 @@ class AbstractEngine(abc.ABC):
     has_monotone_layers: ClassVar[bool] = False
     """Whether its monotone cell may be a convolution."""
 
+    has_scales: ClassVar[bool] = False
+    """Whether it has `Branches` and `Fuse`."""
+
     has_starts: ClassVar[bool] = False
     """Whether it has a first guess other than f(0, h), and epochs of a fixed depth."""
 
@@ -253,6 +256,11 @@ def what_is_missing(engine: type[AbstractEngine], model: ModelSpec, solver: Solv
         return (
             f"The {engine.name} engine has init='cell' and fixed_depth=None alone; the jax engine "
             "has others"
+        )
+    if model.has_scales and not engine.has_scales:
+        return (
+            f"The {engine.name} engine does not have Branches and Fuse, layers at several "
+            "resolutions; the jax engine has"
         )
     is_unrolled = solver.adjoint == "unrolled" and model.horizon is None
     for asked, value, available in (

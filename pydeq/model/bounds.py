@@ -111,7 +111,8 @@ def fused(placed: Placed, inside: Any, own: Any) -> Any:
     for k, path in enumerate(paths):
         # Of a coarser image each pixel is repeated, step times in both directions.
         places[k, path.target, path.source] = path.step if path.target < path.source else 1
-    return own * np.eye(n, dtype=inside.dtype) + (inside @ places.reshape(len(paths), -1)).reshape(n, n)
+    others = (inside @ places.reshape(len(paths), -1)).reshape(n, n)
+    return own * np.eye(n, dtype=inside.dtype) + others
 
 
 def _values(placed: Placed, params: Params) -> np.ndarray:

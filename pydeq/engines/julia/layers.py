@@ -18,7 +18,7 @@ def describe(julia: Julia, model: ModelSpec) -> Any:
     A cell that is not given as layers is None: Julia has it, as other models do, of dense layers.
     """
     network = model.network
-    state, output = network.state_shape, (model.n_outputs,)
+    state, output = layers.array_shape(network.state_shape), (model.n_outputs,)
     cell = None
     if model.cell is not None:
         cell = _network(julia, network.cell, state, state)
@@ -39,7 +39,7 @@ def _layers(julia: Julia, part: Part) -> Any:
 
 
 def _layer(julia: Julia, placed: Placed) -> Any:
-    shapes = _shape(julia, placed.given), _shape(julia, placed.gives)
+    shapes = _shape(julia, placed.takes), _shape(julia, layers.array_shape(placed.gives))
     kind = type(placed.layer).__name__
     return julia.pydeq.described_layer(kind, placed.name, *shapes, **_options(julia, placed))
 
@@ -49,10 +49,33 @@ def _options(julia: Julia, placed: Placed) -> dict[str, Any]:
     layer = placed.layer
     if isinstance(layer, layers.Residual):
         return {"layers": _layers(julia, placed.parts[0])}
+    if isinstance(layer, layers.Branches | layers.Fuse):
+        return _of_images(julia, placed)
     if isinstance(layer, layers.Activation):
         return {"activation": layer.name}
     fields: Any = dataclasses.asdict(layer)  # pyright: ignore[reportArgumentType]
     return {name: value for name, value in fields.items() if name not in ("n_units", "channels")}
+
+
+def _of_images(julia: Julia, placed: Placed) -> dict[str, Any]:
+    """Return the shapes of several images that it is given in a row, and what they go through.
+
+    ``images`` is empty where all `Branches` are given the same. What a `Fuse` gives image
+    ``target`` from image ``source``, counted from 0, goes through ``layer``; of a coarser one each
+    pixel is then repeated ``step`` times in height and width.
+    """
+    several = placed.given if layers.is_several(placed.given) else ()
+    images = julia.vector(*[_shape(julia, image) for image in several])
+    if isinstance(placed.layer, layers.Branches):
+        branches = [_layers(julia, part) for part in placed.parts]
+        return {"images": images, "branches": julia.vector(*branches)}
+    assert isinstance(placed.layer, layers.Fuse)
+    paths = zip(placed.layer.paths(placed.given), placed.parts, strict=True)
+    said = [
+        julia.vector(path.target, path.source, path.step, _layer(julia, conv))
+        for path, (conv,) in paths
+    ]
+    return {"images": images, "paths": julia.vector(*said)}
 
 
 def _shape(julia: Julia, shape: Shape) -> Any:
