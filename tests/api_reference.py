@@ -48,6 +48,7 @@ CONTENTS = {
         "pydeq.layers.Residual",
         "pydeq.layers.Branches",
         "pydeq.layers.Fuse",
+        "pydeq.layers.Layer",
     ],
     "What they return": [
         "pydeq.Equilibrium",

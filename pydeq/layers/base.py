@@ -5,31 +5,30 @@ weights.
 """
 
 import abc
-import math
 import numbers
-from typing import Any
+
+from pydeq.shapes import Shape, is_several
 
 __all__ = [
     "LARGEST",
     "Layer",
-    "Shape",
-    "array_shape",
     "check_choice",
     "image",
-    "is_several",
-    "n_values",
     "set_integers",
 ]
-
-Shape = tuple[Any, ...]
-"""Of one sample: ``(n,)`` of values in a row, ``(channels, height, width)`` of an image, or such
-shapes, ``((8, 7, 7), (8, 4, 4))``, of several; in arrays these stand in one row, in this order."""
 
 LARGEST = 2**31 - 1
 
 
 class Layer(abc.ABC):
-    """What every layer says of itself."""
+    """What every layer says of itself.
+
+    Examples
+    --------
+    >>> from pydeq.layers import Dense, Layer
+    >>> isinstance(Dense(3), Layer)
+    True
+    """
 
     @abc.abstractmethod
     def shape(self, given: Shape) -> Shape:
@@ -44,21 +43,6 @@ class Layer(abc.ABC):
     def parameters(self, given: Shape) -> dict[str, Shape]:
         """Return the shapes of its weights by name; most layers have none."""
         return {}
-
-
-def is_several(shape: Shape) -> bool:
-    """Whether it is the shape of several images or rows."""
-    return isinstance(shape[0], tuple)
-
-
-def n_values(shape: Shape) -> int:
-    """Return the number of values of a shape."""
-    return sum(map(math.prod, shape)) if is_several(shape) else math.prod(shape)
-
-
-def array_shape(shape: Shape) -> tuple[int, ...]:
-    """Return the shape that a sample has in an array: a row where it is several."""
-    return (n_values(shape),) if is_several(shape) else shape
 
 
 def image(given: Shape) -> tuple[int, int, int]:

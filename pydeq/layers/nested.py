@@ -4,10 +4,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, final
 
-from pydeq.layers.base import Layer, Shape, image, is_several
+from pydeq.layers.base import Layer, image
 from pydeq.layers.single import Conv
+from pydeq.shapes import Shape, is_several
 
-__all__ = ["Branches", "Fuse", "FusedPath", "Residual"]
+__all__ = ["Branches", "Fuse", "Residual"]
 
 _DEEPEST = 8
 """How many of these layers may stand one inside the other."""

@@ -4,15 +4,8 @@ import numbers
 from dataclasses import dataclass
 from typing import Literal, final, get_args
 
-from pydeq.layers.base import (
-    Layer,
-    Shape,
-    check_choice,
-    image,
-    is_several,
-    n_values,
-    set_integers,
-)
+from pydeq.layers.base import Layer, check_choice, image, set_integers
+from pydeq.shapes import Shape, is_several, n_values
 
 __all__ = ["Activation", "Conv", "Dense", "Flatten", "GroupNorm", "MaxPool", "MeanPool"]
 

@@ -15,6 +15,7 @@ import numpy as np
 from pydeq import layers
 from pydeq.model.forward import FUNCTIONS
 from pydeq.model.network import Part, Placed
+from pydeq.shapes import is_several
 
 __all__ = [
     "fused",
@@ -82,7 +83,7 @@ def _of_parts(placed: Placed, inside: list[float]) -> float:
     if isinstance(layer, layers.Residual):
         return 1 + inside[0]
     if isinstance(layer, layers.Branches):
-        return float(np.max(inside) if layers.is_several(placed.given) else np.linalg.norm(inside))
+        return float(np.max(inside) if is_several(placed.given) else np.linalg.norm(inside))
     return float(singular_values(fused(placed, np.array(inside), 1.0))[0])
 
 
@@ -93,7 +94,7 @@ def _log_of_parts(placed: Placed, inside: list[float]) -> float:
         return float(np.logaddexp(0.0, inside[0]))
     if isinstance(layer, layers.Branches):
         logs = np.array(inside)
-        several = layers.is_several(placed.given)
+        several = is_several(placed.given)
         return float(logs.max() if several else np.logaddexp.reduce(2 * logs) / 2)
     top = float(np.max([0.0, *inside]))
     matrix = fused(placed, np.exp(np.array(inside) - top), np.exp(-top))

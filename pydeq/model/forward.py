@@ -11,6 +11,7 @@ import scipy.special
 
 from pydeq import layers
 from pydeq.model.network import Part, Placed
+from pydeq.shapes import is_several, n_values
 
 __all__ = ["FUNCTIONS", "Recorded", "Tape", "assemble", "forward", "push", "record", "shares"]
 
@@ -89,7 +90,7 @@ def shares(placed: Placed, a: np.ndarray) -> list[np.ndarray]:
     if isinstance(layer, layers.Fuse):
         images = _apart(placed, a)
         return [images[path.source] for path in layer.paths(placed.given)]
-    if isinstance(layer, layers.Branches) and layers.is_several(placed.given):
+    if isinstance(layer, layers.Branches) and is_several(placed.given):
         return _apart(placed, a)
     return [a for _ in placed.parts]
 
@@ -115,7 +116,7 @@ def assemble(
 
 def _apart(placed: Placed, a: np.ndarray) -> list[np.ndarray]:
     """Return the images ``(n, *shape)`` that stand in rows."""
-    ends = np.cumsum([layers.n_values(shape) for shape in placed.given])[:-1]
+    ends = np.cumsum([n_values(shape) for shape in placed.given])[:-1]
     parts = np.split(a, ends, axis=1)
     return [part.reshape(-1, *shape) for part, shape in zip(parts, placed.given, strict=True)]
 

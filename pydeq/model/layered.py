@@ -16,6 +16,7 @@ from pydeq.model.forward import Tape, assemble, forward, push, record, shares
 from pydeq.model.network import Part, Placed
 from pydeq.model.params import Params
 from pydeq.model.spec import ModelSpec
+from pydeq.shapes import n_values
 
 __all__ = ["LayeredCell", "LayeredLinearization", "layered_cell", "linearize_layers", "with_error"]
 
@@ -61,7 +62,7 @@ def _rank_bound(tape: Tape, width: int) -> int:
     """Return an upper bound of the rank of the derivative of layers at one sample."""
     ranks = [width]
     for placed, known, parts in tape:
-        ranks.append(layers.n_values(placed.gives))
+        ranks.append(n_values(placed.gives))
         if isinstance(placed.layer, layers.Activation) and known:
             ranks.append(int(np.count_nonzero(known[0])))
         elif isinstance(placed.layer, layers.Branches):

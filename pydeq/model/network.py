@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from pydeq.layers import Branches, Fuse, Layer, Residual, Shape, array_shape, n_values
+from pydeq.layers import Branches, Fuse, Layer, Residual
+from pydeq.shapes import Shape, array_shape, n_values
 
 __all__ = ["Network", "Part", "Placed", "place", "placed_parameters", "walk"]
 

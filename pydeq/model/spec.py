@@ -11,6 +11,7 @@ from typing import Literal, get_args
 from pydeq import layers
 from pydeq.cell_function import CellFunction
 from pydeq.model.network import Network, place, walk
+from pydeq.shapes import n_values
 
 __all__ = [
     "ACTIVATIONS",
@@ -173,7 +174,7 @@ class ModelSpec:
     @property
     def state_width(self) -> int:
         """Width of the state u, whether or not there is an encoder."""
-        return layers.n_values(self.network.state_shape)
+        return n_values(self.network.state_shape)
 
     @property
     def cell_widths(self) -> tuple[int, ...]:
@@ -182,7 +183,7 @@ class ModelSpec:
         One that is made of layers counts as one.
         """
         weighted = [placed for placed in self.network.cell if placed.has_weights]
-        return (self.state_width, *(layers.n_values(placed.gives) for placed in weighted))
+        return (self.state_width, *(n_values(placed.gives) for placed in weighted))
 
 
 @functools.lru_cache(256)

@@ -9,8 +9,8 @@ import numpy as np
 
 from pydeq.cell_function import CellFunction
 from pydeq.engines.jax.forward import FUNCTIONS, forward_rows
-from pydeq.layers import array_shape
 from pydeq.model import ModelSpec, effective
+from pydeq.shapes import array_shape
 
 __all__ = [
     "Acting",

@@ -14,6 +14,7 @@ import numpy as np
 from pydeq import layers
 from pydeq.engines.jax.convolution import correlate, patches
 from pydeq.model import Part, Placed
+from pydeq.shapes import is_several, n_values
 
 __all__ = ["FUNCTIONS", "forward", "forward_rows"]
 
@@ -105,7 +106,7 @@ def _residual(placed: Placed, layer: Any, params: Params, a: jax.Array) -> jax.A
 
 
 def _branches(placed: Placed, layer: layers.Branches, params: Params, a: jax.Array) -> jax.Array:
-    several = layers.is_several(placed.given)
+    several = is_several(placed.given)
     given = _apart(placed, a) if several else [a for _ in placed.parts]
     each = zip(placed.parts, given, strict=True)
     made = [forward(part, params, own) for part, own in each]
@@ -130,7 +131,7 @@ def _times_factor(placed: Placed, params: Params, a: jax.Array) -> jax.Array:
 
 def _apart(placed: Placed, a: jax.Array) -> list[jax.Array]:
     """Return the images ``(n, *shape)`` that stand in rows ``(n, size)``, or in one ``(size,)``."""
-    ends = np.cumsum([layers.n_values(shape) for shape in placed.given])[:-1]
+    ends = np.cumsum([n_values(shape) for shape in placed.given])[:-1]
     parts = jnp.split(a, ends, axis=-1)
     return [part.reshape(-1, *shape) for part, shape in zip(parts, placed.given, strict=True)]
 

@@ -13,6 +13,7 @@ import numpy as np
 from pydeq import layers
 from pydeq.engines.jax.cell import Acting
 from pydeq.model import Part, Placed, fused, torus
+from pydeq.shapes import is_several
 
 __all__ = ["Bound", "log_bound_and_slopes", "log_norm_bounds"]
 
@@ -58,7 +59,7 @@ def _log_bound_of_parts(placed: Placed, inside: list[jax.Array]) -> jax.Array:
         return jnp.logaddexp(0.0, inside[0])
     logs = jnp.stack(inside)
     if isinstance(layer, layers.Branches):
-        several = layers.is_several(placed.given)
+        several = is_several(placed.given)
         return jnp.max(logs) if several else jax.nn.logsumexp(2 * logs) / 2
     top = jax.lax.stop_gradient(jnp.maximum(jnp.max(logs), 0))
     matrix = fused(placed, jnp.exp(logs - top), jnp.exp(-top))

@@ -6,10 +6,9 @@ from typing import Any
 from pydeq import layers
 from pydeq.engines.julia.runtime import Julia
 from pydeq.model import ModelSpec, Part, Placed
+from pydeq.shapes import Shape, array_shape, is_several
 
 __all__ = ["describe"]
-
-Shape = tuple[int, ...]
 
 
 def describe(julia: Julia, model: ModelSpec) -> Any:
@@ -18,7 +17,7 @@ def describe(julia: Julia, model: ModelSpec) -> Any:
     A cell that is not given as layers is None: Julia has it, as other models do, of dense layers.
     """
     network = model.network
-    state, output = layers.array_shape(network.state_shape), (model.n_outputs,)
+    state, output = array_shape(network.state_shape), (model.n_outputs,)
     cell = None
     if model.cell is not None:
         cell = _network(julia, network.cell, state, state)
@@ -39,7 +38,7 @@ def _layers(julia: Julia, part: Part) -> Any:
 
 
 def _layer(julia: Julia, placed: Placed) -> Any:
-    shapes = _shape(julia, placed.takes), _shape(julia, layers.array_shape(placed.gives))
+    shapes = _shape(julia, placed.takes), _shape(julia, array_shape(placed.gives))
     kind = type(placed.layer).__name__
     return julia.pydeq.described_layer(kind, placed.name, *shapes, **_options(julia, placed))
 
@@ -64,7 +63,7 @@ def _of_images(julia: Julia, placed: Placed) -> dict[str, Any]:
     ``target`` from image ``source``, counted from 0, goes through ``layer``; of a coarser one each
     pixel is then repeated ``step`` times in height and width.
     """
-    several = placed.given if layers.is_several(placed.given) else ()
+    several = placed.given if is_several(placed.given) else ()
     images = julia.vector(*[_shape(julia, image) for image in several])
     if isinstance(placed.layer, layers.Branches):
         branches = [_layers(julia, part) for part in placed.parts]
