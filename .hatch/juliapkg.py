@@ -3,7 +3,8 @@
     python .hatch/juliapkg.py
 
 juliapkg looks for changes in the json file alone, so the file has the digest of the project; the
-bound for Julia is the project's. Every build does this too.
+bound for Julia is the project's. What the project's extensions are for is installed beside it, but
+for a GPU's packages. Every build does this too.
 """
 
 import hashlib
@@ -14,10 +15,14 @@ from pathlib import Path
 
 def described(root: Path) -> dict:
     """Return what the json file is to hold."""
-    project = (root / "julia" / "Project.toml").read_bytes()
+    content = (root / "julia" / "Project.toml").read_bytes()
+    project = tomllib.loads(content.decode("utf-8"))
     found = json.loads((root / "pydeq" / "juliapkg.json").read_text(encoding="utf-8"))
-    found["julia"] = tomllib.loads(project.decode("utf-8"))["compat"]["julia"]
-    found["project_sha256"] = hashlib.sha256(project.replace(b"\r\n", b"\n")).hexdigest()
+    found["julia"] = project["compat"]["julia"]
+    for name, uuid in project["weakdeps"].items():
+        if name not in project["extensions"]["PyDEQCUDAExt"]:
+            found["packages"][name] = {"uuid": uuid}
+    found["project_sha256"] = hashlib.sha256(content.replace(b"\r\n", b"\n")).hexdigest()
     return found
 
 

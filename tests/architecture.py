@@ -38,6 +38,7 @@ FOLDERS = [
     "julia/src",
     "julia/src/solvers",
     "julia/ext",
+    "julia/ext/PyDEQSteadyStateExt",
     "julia/original",
 ]
 

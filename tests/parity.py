@@ -3,10 +3,11 @@
 import dataclasses
 
 import numpy as np
-from architecture_cases import MODELS
+from architecture_cases import MODELS, model_of
 from helpers import random_batch, random_params, tight
 
 from pydeq.datasets import load_digits
+from pydeq.layers import Activation, Branches, Conv, Dense, Flatten, Fuse, Residual
 from pydeq.model import ModelSpec, OptimizerSpec, SolverSpec, epoch_order, init_params
 
 # Largest differences between engines, relative to the size of what is compared.
@@ -19,10 +20,30 @@ _MODEL = ModelSpec(n_features=5, n_outputs=3, n_state=20, hidden_layer_sizes=(30
 
 _MONOTONE = {"stability": "monotone", "hidden_layer_sizes": ()}
 
-_LAYERS = {
-    name: {field.name: getattr(model, field.name) for field in dataclasses.fields(model)}
-    for name, model in MODELS.items()
+
+def _fields(model):
+    return {field.name: getattr(model, field.name) for field in dataclasses.fields(model)}
+
+
+_LAYERS = {name: _fields(model) for name, model in MODELS.items()}
+_MONOTONE_CONVS = {
+    padding: _fields(model_of((Conv(4, 3, padding=padding), Activation("tanh")), "monotone"))
+    for padding in ("zero", "circular")
 }
+_SCALES = _fields(
+    ModelSpec(
+        15,
+        3,
+        48,
+        (),
+        input_shape=(1, 5, 3),
+        encoder=(Branches([[Conv(2)], [Conv(3, stride=2), Activation("tanh")]]),),
+        cell=(Branches([[Conv(2), Activation("tanh")], [Residual(Conv(3, 1))]]), Fuse()),
+        decoder=(Flatten(), Dense(3)),
+    )
+)
+_GUESS = (Dense(7), Activation("tanh"), Dense(20))
+_FIXED = {"fixed_depth": 3, "fixed_depth_epochs": 1}
 
 # name: changes of the model, the solver, the optimiser; scale of the cell's weights; dtype
 CASES = {
@@ -125,6 +146,101 @@ CASES = {
         {},
         0.3,
         "float64",
+    ),
+    "several resolutions": (_SCALES, {"name": "anderson"}, {}, 0.3, "float64"),
+    "several resolutions, contractive": (
+        {**_SCALES, "stability": "contractive"},
+        {"name": "newton"},
+        {"loss": "log_loss"},
+        2.0,
+        "float64",
+    ),
+    "several resolutions, jacobian": (
+        {**_SCALES, "stability": "jacobian"},
+        {"name": "anderson"},
+        {"jacobian_penalty": 0.7},
+        0.2,
+        "float64",
+    ),
+    "start from zero": ({"init": "zero"}, {"name": "anderson"}, {}, 0.6, "float64"),
+    "start from layers": (
+        {"init": _GUESS, "stability": "contractive"},
+        {"name": "anderson"},
+        {"init_penalty": 0.7, "loss": "log_loss"},
+        3.0,
+        "float64",
+    ),
+    "start from layers, unrolled": (
+        {"init": _GUESS},
+        {"name": "fixed_point", "adjoint": "unrolled"},
+        {"init_penalty": 0.7},
+        0.6,
+        "float64",
+    ),
+    "start from the encoder, finite horizon": (
+        {"init": (), "horizon": 2.0},
+        {},
+        {},
+        0.6,
+        "float64",
+    ),
+    "start from layers, convolutions": (
+        {**_LAYERS["convolutions"], "init": (Conv(4, 1),)},
+        {"name": "anderson"},
+        {"init_penalty": 0.7},
+        0.6,
+        "float64",
+    ),
+    "fixed depth": ({}, _FIXED, {"alpha": 0.1}, 0.6, "float64"),
+    "fixed depth, from layers, jacobian": (
+        {"init": _GUESS, "stability": "jacobian"},
+        _FIXED,
+        {"init_penalty": 0.7, "jacobian_penalty": 0.7},
+        0.6,
+        "float64",
+    ),
+    "fixed depth, layers, contractive": (
+        _LAYERS["contractive"],
+        {"name": "anderson", **_FIXED},
+        {},
+        3.0,
+        "float64",
+    ),
+    "fixed depth, monotone": (_MONOTONE, _FIXED, {}, 0.6, "float64"),
+    "monotone convolution, peaceman_rachford": (
+        _MONOTONE_CONVS["zero"],
+        {"name": "peaceman_rachford"},
+        {},
+        0.6,
+        "float64",
+    ),
+    "monotone convolution on a torus, newton": (
+        _MONOTONE_CONVS["circular"],
+        {"name": "newton"},
+        {"loss": "log_loss", "alpha": 0.1},
+        0.6,
+        "float64",
+    ),
+    "monotone convolution on a torus, jfb": (
+        _MONOTONE_CONVS["circular"],
+        {"name": "peaceman_rachford", "adjoint": "jfb"},
+        {},
+        0.6,
+        "float64",
+    ),
+    "monotone convolution, fixed depth": (
+        _MONOTONE_CONVS["zero"],
+        {"name": "anderson", **_FIXED},
+        {},
+        0.6,
+        "float64",
+    ),
+    "float32, monotone convolution": (
+        _MONOTONE_CONVS["zero"],
+        {"name": "anderson"},
+        {},
+        0.6,
+        "float32",
     ),
     "float32, layers, contractive": (
         _LAYERS["contractive"],

@@ -106,7 +106,7 @@ def test_a_preinstalled_julia_needs_no_pydeq_in_its_project(machine, monkeypatch
 
 @pytest.mark.parametrize("offline", ["yes", "no"])
 def test_what_a_preinstalled_project_lacks_is_named(machine, monkeypatch, offline):
-    project = make_project(machine / "p", [name for name in dependencies() if name != "Lux"])
+    project = make_project(machine / "p", [name for name in dependencies() if name != "NNlib"])
     set_env(
         monkeypatch,
         PYTHON_JULIAPKG_EXE=make_julia(machine),
@@ -114,7 +114,7 @@ def test_what_a_preinstalled_project_lacks_is_named(machine, monkeypatch, offlin
         PYTHON_JULIAPKG_OFFLINE=offline,
     )
     found = environment.find_julia()
-    assert "lacks Lux" in found.problem
+    assert "lacks NNlib" in found.problem
     if offline == "yes":
         assert "Pkg.develop" in found.advice
         assert str(environment.bundled_project()) in found.advice

@@ -23,7 +23,8 @@ case "$3" in *build.jl) echo compiling >&2; printf 'an image' > "$5";; esac
 @pytest.fixture
 def project(machine, monkeypatch):
     """The project of a pre-installed Julia, whose PackageCompiler writes a small file."""
-    executable, project = make_julia(machine), make_project(machine / "p", dependencies())
+    packages = [*dependencies(), "Zygote", "CUDA"]
+    executable, project = make_julia(machine), make_project(machine / "p", packages)
     executable.write_text(BUILDS.format(log=machine / "log"))
     set_env(monkeypatch, PYTHON_JULIAPKG_EXE=executable, PYTHON_JULIAPKG_PROJECT=project)
     set_env(monkeypatch, PYTHON_JULIAPKG_OFFLINE="yes")
@@ -43,7 +44,8 @@ def test_it_is_built_and_used(project, machine, monkeypatch):
     assert image.read_text() == "an image"
     added, built = (machine / "log").read_text().splitlines()
     assert 'Pkg.add(name = "PackageCompiler"' in added
-    assert built.endswith(f"build.jl {project} {project / 'pydeq-image-new.so'} PyDEQ PythonCall")
+    new = project / "pydeq-image-new.so"
+    assert built.endswith(f"build.jl {project} {new} PyDEQ PythonCall Zygote")
     assert import_fake(machine, monkeypatch, found)["PYTHON_JULIACALL_SYSIMAGE"] == str(image)
     (julia,) = (engine for engine in find_engines() if engine.name == "julia")
     assert f"system image {image}" in julia.detail

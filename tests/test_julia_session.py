@@ -1,5 +1,7 @@
 """The Julia session against a stand-in for Julia: what is handed over, undone, and summed up."""
 
+import ctypes
+import math
 import types
 
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 from helpers import assert_params_equal, random_batch, random_params
 
 from pydeq.engines import BatchReport
-from pydeq.engines.julia import runtime, session
+from pydeq.engines.julia import engine, runtime
 from pydeq.errors import EngineError, EngineUnavailableError
 from pydeq.model import ModelSpec, OptimizerSpec, SolverSpec
 
@@ -21,7 +23,7 @@ class FakeModule:
     """As much of PyDEQ as the session needs; a batch adds 1 to every weight."""
 
     def __init__(self):
-        self.batches, self.sizes, self.reports = [], [], None
+        self.batches, self.depths, self.sizes, self.reports = [], [], [], None
         self.has_gpu = self.broken = False
         self.missing = ()
 
@@ -33,16 +35,18 @@ class FakeModule:
     def has_cuda(self):
         return self.has_gpu
 
-    def open_session(self, **settings):
-        self.settings = settings
+    def array_at(self, kind, address, *shape):
+        size = math.prod(shape) * np.dtype(kind).itemsize
+        memory = (ctypes.c_char * size).from_address(address)
+        return np.frombuffer(memory, kind).reshape(shape, order="F")
+
+    def open_session(self, names, values):
+        self.settings = settings = dict(zip(names, values, strict=True))
         arrays = [np.array(array) for array in settings["arrays"]]
-        moments = [np.zeros_like(array) for array in arrays]
-        return types.SimpleNamespace(
-            arrays=arrays,
-            count=settings.get("opt_count", 0),
-            m=settings.get("opt_m", moments),
-            v=settings.get("opt_v", moments),
-        )
+        zeros = [np.zeros_like(array) for array in arrays]
+        m, v = ([np.array(a) for a in settings.get(f"opt_{name}", zeros)] for name in "mv")
+        count = settings.get("opt_count", 0)
+        return types.SimpleNamespace(arrays=arrays, count=count, m=m, v=v)
 
     def load_data_b(self, s, x, target, weight):
         s.data = (x, target, weight)
@@ -53,35 +57,34 @@ class FakeModule:
     def restore_b(self, s, snapshot):
         s.arrays, s.count = [array.copy() for array in snapshot[0]], snapshot[1]
 
-    def train_batch_b(self, s, at, probe):
+    def write_step_b(self, s, at, probe, depth, report):
         assert at.min() >= 1
         s.arrays = [array + 1 for array in s.arrays]
         s.count += 1
-        self.batches.append((at, probe))
-        if self.reports is None:
-            return REPORT
-        report = self.reports.pop(0)
-        if isinstance(report, type):
-            raise report
-        return report
+        self.batches.append((at.copy(), probe.copy()))
+        self.depths.append(depth)
+        made = REPORT if self.reports is None else self.reports.pop(0)
+        if isinstance(made, type):
+            raise made
+        report[:] = made
 
-    def equilibrium(self, s, x, each):
-        assert each
-        n = x.shape[1]
-        self.sizes.append(n)
-        return types.SimpleNamespace(
-            state=np.repeat(x[:1], 6, axis=0),
-            output=x[:2],
-            residual=np.zeros(n),
-            n_evals=np.full(n, 3, np.int32),
-            converged=np.ones(n, bool),
-        )
+    def write_equilibrium_b(self, s, x, state, output, residual, n_evals, converged):
+        self.sizes.append(x.shape[1])
+        state[:], output[:], residual[:] = x[:1], x[:2], 0
+        n_evals[:], converged[:] = 3, True
 
-    def get_arrays(self, s):
-        return s.arrays
+    def write_params_b(self, s, arrays):
+        copy_all(s.arrays, arrays)
 
-    def optimizer_state(self, s):
-        return s.count, s.m, s.v
+    def write_moments_b(self, s, m, v):
+        copy_all(s.m, m)
+        copy_all(s.v, v)
+        return s.count
+
+
+def copy_all(arrays, to):
+    for array, place in zip(arrays, to, strict=True):
+        place[...] = array
 
 
 @pytest.fixture
@@ -93,11 +96,11 @@ def module(monkeypatch):
 
     running = runtime.Julia(
         pydeq=fake,
-        array=np.array,
         vector=collect,
         strings=collect,
         integers=collect,
         load=fake.load,
+        version=collect,
         describe=collect,
     )
     monkeypatch.setattr(runtime.Process, "julia", running)
@@ -108,7 +111,7 @@ def module(monkeypatch):
 def open_session(params=None, optimizer=None, state=None, **solver):
     optimizer = optimizer or OptimizerSpec()
     params = random_params(MODEL) if params is None else params
-    return session.JuliaEngine("cpu").open(MODEL, SolverSpec(**solver), optimizer, params, state)
+    return engine.JuliaEngine("cpu").open(MODEL, SolverSpec(**solver), optimizer, params, state)
 
 
 def test_an_old_project_lacks_the_packages_of_a_method(module):
@@ -216,13 +219,13 @@ def test_a_closed_session_says_so(module):
 
 
 def test_a_gpu_is_taken_where_there_is_one(module):
-    assert session.JuliaEngine("auto").device == "cpu"
+    assert engine.JuliaEngine("auto").device == "cpu"
     with pytest.raises(EngineUnavailableError, match="install --cuda"):
-        session.JuliaEngine("cuda")
+        engine.JuliaEngine("cuda")
     module.has_gpu = True
-    assert session.JuliaEngine("auto").device == session.JuliaEngine("cuda").device == "cuda"
-    assert session.JuliaEngine("cpu").device == "cpu"
+    assert engine.JuliaEngine("auto").device == engine.JuliaEngine("cuda").device == "cuda"
+    assert engine.JuliaEngine("cpu").device == "cpu"
     module.broken = True
-    assert session.JuliaEngine("auto").device == "cpu"
+    assert engine.JuliaEngine("auto").device == "cpu"
     with pytest.raises(EngineUnavailableError, match="CUDA is broken"):
-        session.JuliaEngine("cuda")
+        engine.JuliaEngine("cuda")

@@ -17,10 +17,8 @@ from helpers import (
 
 from pydeq import DEQClassifier, load
 from pydeq.engines import get_engine
-from pydeq.engines.base import what_is_missing
-from pydeq.engines.julia import JuliaEngine
 from pydeq.layers import Activation, Conv, Dense, Flatten, MeanPool
-from pydeq.model import ModelSpec, OptimizerSpec, SolverSpec, certify
+from pydeq.model import ModelSpec, OptimizerSpec, certify
 from pydeq.model.cell import acting_cell, linearize
 
 WIDTH = 2 * 4 * 5
@@ -177,9 +175,3 @@ def test_a_fit_and_its_file(tmp_path):
 def test_refused(given, message):
     with pytest.raises(ValueError, match=message):
         DEQClassifier(**{**GIVEN, **given}).fit(*data())
-
-
-def test_the_julia_engine_says_that_it_has_none():
-    missing = what_is_missing(JuliaEngine, model_of("zero"), SolverSpec())
-    assert "julia" in missing
-    assert get_engine("auto", "cpu", model_of("zero"), SolverSpec()).name == "jax"

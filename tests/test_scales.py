@@ -26,8 +26,6 @@ from sklearn.base import clone
 
 from pydeq import DEQClassifier, load
 from pydeq.engines import get_engine
-from pydeq.engines.base import what_is_missing
-from pydeq.engines.julia import JuliaEngine
 from pydeq.engines.julia.layers import describe
 from pydeq.estimators.layer_json import layer_from_json, layer_to_json
 from pydeq.layers import Activation, Branches, Conv, Dense, Flatten, Fuse, GroupNorm, Residual
@@ -332,17 +330,19 @@ def test_what_julia_is_told():
     julia: Any = SimpleNamespace(
         vector=lambda *items: items,
         integers=lambda *items: items,
+        strings=lambda *items: items,
         pydeq=SimpleNamespace(
-            described_layer=lambda *args, **options: (*args, options),
+            described_layer=lambda *args: (*args[:-2], dict(zip(*args[-2:], strict=True))),
             described_network=lambda *args: args,
         ),
     )
-    encoder, cell, _ = describe(julia, MODEL)
+    encoder, cell, *_ = describe(julia, MODEL)
     assert encoder[0][0][-1]["images"] == ()
     branches, fuse = cell[0]
     assert cell[1:] == ((N_STATE,), (N_STATE,))
     assert branches[:4] == ("Branches", "cell.0", (N_STATE,), (N_STATE,))
     assert branches[-1]["images"] == fuse[-1]["images"] == ((3, 5, 2), (2, 3, 3))
+    assert branches[-1]["made"] == ((3, 5, 2), (2, 3, 3))
     assert [[layer[0] for layer in own] for own in branches[-1]["branches"]] == [
         ["Conv", "Activation"],
         ["Residual"],
@@ -352,9 +352,3 @@ def test_what_julia_is_told():
     assert up[3][:4] == ("Conv", "cell.1.0.1", (2, 3, 3), (2, 3, 2))
     assert down[:3] == (1, 0, 2)
     assert down[3][1] == "cell.1.1.0"
-
-
-def test_an_engine_without_them_says_so():
-    if JuliaEngine.has_scales:
-        pytest.skip("Julia has them")
-    assert "Branches and Fuse" in what_is_missing(JuliaEngine, MODEL, SolverSpec())

@@ -19,8 +19,6 @@ from sklearn.base import clone
 
 from pydeq import DEQClassifier, DEQRegressor, load
 from pydeq.engines import get_engine
-from pydeq.engines.base import what_is_missing
-from pydeq.engines.julia import JuliaEngine
 from pydeq.layers import Activation, Dense
 from pydeq.model import ModelSpec, OptimizerSpec, SolverSpec, loss
 from pydeq.model.cell import acting_cell, linearize
@@ -172,13 +170,3 @@ def test_refused(given, message):
     model = DEQClassifier(**{**FITTED, "fixed_depth": None, "init": "cell", **given})
     with pytest.raises(ValueError, match=message):
         model.fit(x, y > 0)
-
-
-def test_the_julia_engine_says_that_it_has_no_other_starts():
-    for model, solver in (
-        (dataclasses.replace(DENSE, init="zero"), SolverSpec()),
-        (DENSE, SolverSpec(fixed_depth=3)),
-    ):
-        missing = what_is_missing(JuliaEngine, model, solver)
-        assert "julia engine has init='cell' and fixed_depth=None alone; the jax" in missing
-        assert get_engine("auto", "cpu", model, solver).name == "jax"

@@ -4,8 +4,10 @@ module PyDEQMethodsExt
 using OrdinaryDiffEqAdamsBashforthMoulton: VCAB3
 using OrdinaryDiffEqLowOrderRK: BS3, DP5
 using OrdinaryDiffEqStabilizedRK: ROCK4
+using OrdinaryDiffEqTsit5: Tsit5
 using PyDEQ: PyDEQ
 
+PyDEQ.ode_algorithm(::Val{:tsit5}) = Tsit5()
 PyDEQ.ode_algorithm(::Val{:bs3}) = BS3()
 PyDEQ.ode_algorithm(::Val{:dp5}) = DP5()
 PyDEQ.ode_algorithm(::Val{:vcab3}) = VCAB3()

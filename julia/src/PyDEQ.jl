@@ -6,27 +6,21 @@ du/dt = f(u, h) - u from u(0) = f(0, h): [`DeepEquilibrium`](@ref) is that as a 
 equilibrium is a `SteadyStateProblem` (SteadyStateDiffEq), its gradient a `SteadyStateAdjoint`
 (SciMLSensitivity). Samples are columns: an array is (width, n).
 
+The package loads little. What SciML and Lux do comes with extensions, which their packages load.
+
 What Python drives is not exported: [`open_session`](@ref), and what takes the session that it
 returns. There, too, a finite horizon is a `NeuralODE` (DiffEqFlux).
 """
 module PyDEQ
 
-using ChainRulesCore: ChainRulesCore, AbstractZero, NoTangent, unthunk, @ignore_derivatives
-using DiffEqFlux: DiffEqFlux, NeuralODE
+using ChainRulesCore: ChainRulesCore, AbstractZero, HasReverseMode, NoTangent, RuleConfig,
+    rrule_via_ad, unthunk, @ignore_derivatives
 using LinearAlgebra: I, dot, mul!, norm, rmul!
-using Lux: Lux, Dense
 using LuxCore: LuxCore, AbstractLuxContainerLayer, AbstractLuxLayer, AbstractLuxWrapperLayer
-using NNlib: DenseConvDims, conv, ∇conv_data, ∇conv_filter
+using NNlib: DenseConvDims, conv, relu, sigmoid, sigmoid_fast, tanh_fast, ∇conv_data, ∇conv_filter
 using Optimisers: Optimisers, Adam
-using OrdinaryDiffEqTsit5: OrdinaryDiffEqTsit5, Tsit5
 using PrecompileTools: @compile_workload, @setup_workload
 using Random: AbstractRNG
-using SciMLBase: SciMLBase, DiscreteCallback, ODEFunction, ReturnCode, SteadyStateProblem,
-    solve, successful_retcode, terminate!
-using SciMLLogging: None
-using SciMLSensitivity: SciMLSensitivity, SteadyStateAdjoint, ZygoteVJP
-using SteadyStateDiffEq: SteadyStateDiffEq, DynamicSS
-using Zygote: Zygote
 
 export Batched, DeepEquilibrium, MonotoneCell, contractive
 
@@ -34,6 +28,7 @@ include("flat.jl")
 include("pool.jl")
 include("network.jl")
 include("norms.jl")
+include("loss.jl")
 include("model.jl")
 include("cell.jl")
 include("krylov.jl")
@@ -43,23 +38,24 @@ include("solvers/anderson.jl")
 include("solvers/broyden.jl")
 include("solvers/newton.jl")
 include("solvers/tsit5.jl")
-include("dynamics.jl")
 include("adjoint.jl")
 include("layers.jl")
 include("layered.jl")
 include("bounds.jl")
+include("monotone.jl")
+include("scales.jl")
 include("unrolled.jl")
 include("batched.jl")
 include("layer.jl")
 include("cells.jl")
-include("horizon.jl")
-include("loss.jl")
 include("device.jl")
 include("description.jl")
 include("session.jl")
 include("training.jl")
+include("penalties.jl")
 include("pass.jl")
 include("adam.jl")
+include("python.jl")
 include("precompile.jl")
 
 end

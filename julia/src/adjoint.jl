@@ -7,20 +7,33 @@ number: a gradient that is 1 % off is nothing beside what a batch's is off from 
 const ADJOINT_SHARE, LOOSEST_ADJOINT = 10, 1.0e-2
 
 """
-    states(model, solver, flat, h, found) -> (width, n)
+    states(model, solver, flat, h, u0, found) -> (width, n)
 
 Return the states that the loss is a function of, differentiable in `flat`, the cell's parameters
-as they act, and in `h` (width, n). The [`Outcome`](@ref) is put into `found`.
+as they act, in `h` (width, n) and, where they go through the steps, in `u0` (width, n). The
+[`Outcome`](@ref) is put into `found`.
 """
-function states(model, solver::Solver, flat, h, found::Base.RefValue{Outcome})
-    model.horizon === nothing || return integrate(model, solver, flat, h, model.horizon, found)
-    return steady_states(solver, model.cell, flat, h, found)
+function states(model, solver::Solver, flat, h, u0, found::Base.RefValue{Outcome})
+    model.horizon === nothing || return integrate(model, solver, flat, h, u0, found)
+    return steady_states(solver, model.cell, flat, h, u0, found)
 end
 
-function steady_states(solver::Solver, cell::AbstractNetwork, flat, h, found::Base.RefValue{Outcome})
-    solver.adjoint === :implicit && return implicit(solver, cell, flat, h, found)
-    solver.adjoint === :unrolled && return unroll(solver, cell, flat, h, found)
-    @ignore_derivatives found[] = search(solver, cell, flat, h)
+"""
+    integrate(model, solver, flat, h, u0, found) -> (width, n)
+
+Return u(T) from u(0) = `u0` (width, n) with `h` (width, n), T being the model's horizon; the
+[`Outcome`](@ref) is put into `found`. A method of the extension for DiffEqFlux.
+
+`converged` says that the integration reached T within `max_steps` and is finite. Where it did not,
+the states that `found` holds are those that count; the returned ones need not be alike.
+"""
+function integrate end
+
+"""`u0` may be nothing, f(0, h), but for `unrolled`."""
+function steady_states(solver::Solver, cell::AbstractNetwork, flat, h, u0, found::Base.RefValue{Outcome})
+    solver.adjoint === :implicit && return implicit(solver, cell, flat, h, u0, found)
+    solver.adjoint === :unrolled && return unroll(solver, cell, flat, h, u0, found)
+    @ignore_derivatives found[] = search(solver, cell, flat, h, u0)
     return jfb(cell, flat, h, @ignore_derivatives found[].u)
 end
 
@@ -33,17 +46,21 @@ SciMLSensitivity's `SteadyStateAdjoint`, which `DeepEquilibrium` has for what is
 [`Batched`](@ref) solver, gives the same. Its linear solver has one Krylov space for the whole batch,
 and its products evaluate the cell once more each.
 """
-function implicit(solver::Solver, cell::AbstractNetwork, flat, h, found::Base.RefValue{Outcome})
-    found[] = search(solver, cell, flat, h)
+function implicit(solver::Solver, cell::AbstractNetwork, flat, h, u0, found::Base.RefValue{Outcome})
+    found[] = search(solver, cell, flat, h, u0)
     return found[].u
 end
 
-function ChainRulesCore.rrule(::typeof(implicit), solver::Solver, cell::AbstractNetwork, flat, h, found)
-    z = implicit(solver, cell, flat, h, found)
+function ChainRulesCore.rrule(
+        config::RuleConfig{>:HasReverseMode}, ::typeof(implicit), solver::Solver, cell::AbstractNetwork, flat, h,
+        u0, found,
+    )
+    z = implicit(solver, cell, flat, h, u0, found)
     function implicit_pullback(cotangent)
         lambda = adjoint_state(solver, cell, flat, h, z, unthunk(cotangent))
-        _, back = Zygote.pullback((flat, h) -> cell(flat, z, h), flat, h)
-        return NoTangent(), NoTangent(), NoTangent(), back(lambda)..., NoTangent()
+        _, back = rrule_via_ad(config, cell, flat, z, h)
+        _, to_flat, _, to_h = back(lambda)
+        return NoTangent(), NoTangent(), NoTangent(), to_flat, to_h, NoTangent(), NoTangent()
     end
     return z, implicit_pullback
 end

@@ -75,8 +75,8 @@ end
 """
     contract_layers(layers, arrays, contraction) -> (arrays, factor, back)
 
-Scale the cell's N own `Dense` and `Conv` weights, and with `factor` what its own `Residual` layers
-give, by ``min(1, (contraction / \\prod_i b_i)^{1/N})``, b_i being their bounds. `back(gradients,
+Scale the cell's N own `Dense` and `Conv` weights, and with `factor` what its own
+[`NestedLayer`](@ref)s give, by ``min(1, (contraction / \\prod_i b_i)^{1/N})``, b_i being their bounds. `back(gradients,
 to_factor)` returns the gradients in the arrays as they were.
 
 The factor is applied by its root, twice, so that it does not underflow.
@@ -84,7 +84,7 @@ The factor is applied by its root, twice, so that it does not underflow.
 function contract_layers(layers, arrays, contraction)
     T = eltype(first(arrays))
     logs, slopes = bounds_with_slopes(layers, arrays)
-    is_bounded = [layer isa Union{DenseLayer, ConvLayer, ResidualLayer} for layer in layers]
+    is_bounded = [layer isa Union{DenseLayer, ConvLayer, NestedLayer} for layer in layers]
     n_layers = count(is_bounded)
     log_scale = (T(log(contraction)) - sum(logs)) / n_layers
     root = exp(min(log_scale, zero(T)) / 2)

@@ -10,6 +10,7 @@ The cell with its weights as they act, for batches of at most `size(h, 2)` sampl
 arrays that it works in, or has them from the [`Pool`](@ref).
 """
 struct Cell{T <: AbstractFloat}
+    shapes::Vector{Dims}
     weights::Vector{Matrix{T}}
     biases::Vector{Vector{T}}
     layers::Vector{Matrix{T}}  # the value of each layer, (n_out, B)
@@ -25,7 +26,9 @@ function Cell(network::Network, flat::AbstractVector{T}, h::AbstractMatrix{T}, p
     biases = Vector{T}[borrow_copy(pool, bias) for bias in arrays[2:2:end]]
     layers = Matrix{T}[borrow(pool, T, length(bias), size(h, 2)) for bias in biases]
     v, σ = borrow_like(pool, h), ACTIVATIONS[network.activation]
-    return Cell{T}(weights, biases, layers, v, σ, network.activation, network.is_monotone)
+    return Cell{T}(
+        network.shapes, weights, biases, layers, v, σ, network.activation, network.is_monotone
+    )
 end
 
 """The first `k` columns."""
@@ -67,7 +70,7 @@ end
 abstract type AbstractJacobian{T <: AbstractFloat} end
 
 """df/du of a cell at the samples of `u`."""
-linearize(cell::Cell, u, h) = Jacobian(cell, u, h)
+linearize(cell::Cell, u, h, pool = nothing) = Jacobian(cell, u, h, pool)
 
 """
     Jacobian(cell, u, h, pool = nothing)

@@ -52,7 +52,7 @@ dense_network(cell::Contractive) = dense_network(cell.layer)
 flat_parameters(cell::Contractive, ps) = flat_parameters(cell.layer, contract(ps, cell.bound))
 
 """
-    MonotoneCell(width, activation = Lux.relu)
+    MonotoneCell(width, activation = relu)
 
 The cell of Winston and Kolter 2020 (equation 1, proposition 1 with m = 1): one layer that has the
 input beside the weight, f(u, h) = activation(W u + h + bias), with ``W = B - B^T - A^T A`` of its
@@ -76,7 +76,7 @@ struct MonotoneCell{F} <: AbstractLuxLayer
     name::Symbol
 end
 
-function MonotoneCell(width::Integer, activation = Lux.relu)
+function MonotoneCell(width::Integer, activation = relu)
     name = activation_name(activation)
     name === nothing && throw(
         ArgumentError("MonotoneCell takes identity, relu, tanh or sigmoid; found $activation.")

@@ -18,11 +18,11 @@ is_usable(::CPUDevice) = true
 """
     to_device(device, array)
 
-Return a copy of `array` on the device.
+Return `array` on the device; what is there already is not copied.
 """
 function to_device end
 
-to_device(::CPUDevice, array::AbstractArray) = Array(array)
+to_device(::CPUDevice, array::AbstractArray) = convert(Array, array)
 
 """
     has_cuda() -> Bool

@@ -11,7 +11,8 @@ ones included, or a [`MonotoneCell`](@ref).
 # Arguments
 
   - `solver`: what solves a `SteadyStateProblem`: SciML's `DynamicSS(Tsit5())`, `SSRootfind()`, ...,
-    or a [`Batched`](@ref) one, in which each sample stops by itself.
+    or a [`Batched`](@ref) one, in which each sample stops by itself. Unless it is `Batched` and the
+    cell a `Chain` of `Dense` layers, SteadyStateDiffEq and SciMLSensitivity have to be loaded.
   - `init`: u(0) as a function of h; `nothing` is f(0, h).
   - `abstol`, `reltol`: the search ends where ``||f - u||_\\infty`` is at most the one, or at most the
     other times ``||f||_\\infty``; `maxiters`: bound on its steps.
@@ -62,8 +63,17 @@ end
 function (layer::DeepEquilibrium)(h::AbstractMatrix, ps, st)
     found = Ref{Outcome}()
     network = @ignore_derivatives fast_network(layer)
-    z = network === nothing ? through_sciml(layer, h, ps.cell, st.cell, found) :
-        steady_states(search_settings(layer), network, flat_parameters(layer.cell, ps.cell), h, found)
+    network === nothing && @ignore_derivatives check_loaded(
+        through_sciml, "a cell that is not of Dense layers, or a solver that is not Batched",
+        FOR_STEADY_STATES,
+    )
+    if network === nothing
+        z = through_sciml(layer, h, ps.cell, st.cell, found)
+    else
+        u0 = @ignore_derivatives layer.init === nothing ? nothing : layer.init(h)
+        flat = flat_parameters(layer.cell, ps.cell)
+        z = steady_states(search_settings(layer), network, flat, h, u0, found)
+    end
     solution = @ignore_derivatives (
         residual = residual(found[]), n_evals = found[].n_evals, converged = found[].converged,
     )
@@ -79,84 +89,36 @@ function search_settings(layer::DeepEquilibrium)
     return Solver(layer.solver.name, abstol, reltol, maxiters, adjoint)
 end
 
-"""The general way, for every Lux layer and every algorithm of SciML's."""
-function through_sciml(layer::DeepEquilibrium, h, ps, st, found)
-    f(u, p) = inject(layer.cell, u, p.h, p.ps, st)
-    field(u, p, t) = (fu = f(u, p); reshape(vec(fu) .- vec(u), size(u)))
-    layer.adjoint === :unrolled && throw(
-        ArgumentError(
-            "adjoint = :unrolled needs a Batched solver, and a cell of Dense layers; found " *
-                "$(nameof(typeof(layer.solver))) and $(nameof(typeof(layer.cell))).",
-        ),
-    )
-    p = (; ps, h)
-    u0 = @ignore_derivatives layer.init === nothing ? f(zero(h), p) : layer.init(h)
-    prob = @ignore_derivatives SteadyStateProblem(field, u0, p)
-    options = @ignore_derivatives merge(solve_options(layer, layer.solver, eltype(h)), layer.options)
-    if layer.adjoint === :jfb
-        sol = @ignore_derivatives solve(prob, layer.solver; options...)
-        z = @ignore_derivatives sol.u
-        fz = f(z, p)
-        z = fz .+ @ignore_derivatives(z .- fz)
-    else
-        sensealg = @ignore_derivatives SteadyStateAdjoint(; autojacvec = ZygoteVJP())
-        sol = solve(prob, layer.solver; p, sensealg, options...)
-        z = sol.u
-    end
-    @ignore_derivatives found[] = outcome_of(sol, f(z, p), layer)
-    return z
-end
+"""
+    through_sciml(layer, h, ps, st, found)
 
-function solve_options(layer::DeepEquilibrium, ::DynamicSS, ::Type{T}) where {T}
-    (; abstol, reltol, maxiters) = layer
-    ode_abstol, ode_reltol = ode_tolerances(abstol, reltol)
-    odesolve_kwargs = (;
-        abstol = T(ode_abstol), reltol = T(ode_reltol), maxiters, save_everystep = false,
-        verbose = None(),
-    )
-    return (; abstol = T(abstol), reltol = T(reltol), odesolve_kwargs)
-end
+The general way, for every Lux layer and every algorithm of SciML's: a method of an extension.
+"""
+function through_sciml end
 
-function solve_options(layer::DeepEquilibrium, _, ::Type{T}) where {T}
-    return (; abstol = T(layer.abstol), reltol = T(layer.reltol), layer.maxiters)
-end
-
-"""What a solver found; where it does not say it for each sample, all have the batch's count."""
-function outcome_of(sol, fz, layer::DeepEquilibrium)
-    sol.original isa Outcome && return sol.original
-    n_evals = fill(sol.stats === nothing ? 0 : Int(sol.stats.nf), size(fz, 2))
-    return Outcome(sol.u, fz, n_evals, is_steady(sol.u, fz, layer))
-end
+"""What SciML's `solve` takes for a layer's solver."""
+algorithm(solver) = solver
 
 # --- dense cells by a batched solver: in place, and one compilation for every width ---
 
 """The cell as a [`Network`](@ref), if it is one and the solver works on it; or nothing."""
 function fast_network(layer::DeepEquilibrium)
-    is_plain = layer.solver isa Batched && layer.init === nothing && isempty(layer.options)
+    is_plain = layer.solver isa Batched && isempty(layer.options)
     return is_plain ? dense_network(layer.cell) : nothing
 end
 
 dense_network(_) = nothing
 
-function dense_network(chain::Lux.Chain)
-    layers = values(chain.layers)
-    all(layer -> layer isa Dense && LuxCore.parameterlength(layer) > layer.in_dims * layer.out_dims, layers) ||
-        return nothing
-    names = map(layer -> activation_name(layer.activation), layers)
-    hidden = unique(names[1:(end - 1)])
-    is_known = last(names) === :identity && length(hidden) <= 1 && !(nothing in hidden)
-    is_known || return nothing
-    widths = [first(layers).in_dims; map(layer -> layer.out_dims, collect(layers))]
-    return Network(Vector{Int}(widths), isempty(hidden) ? :identity : only(hidden))
-end
-
 function activation_name(σ)
-    σ in (tanh, Lux.tanh_fast) && return :tanh
-    σ in (Lux.sigmoid, Lux.sigmoid_fast) && return :logistic
-    σ === Lux.relu && return :relu
+    σ in (tanh, tanh_fast) && return :tanh
+    σ in (sigmoid, sigmoid_fast) && return :logistic
+    σ === relu && return :relu
     return σ === identity ? :identity : nothing
 end
 
-"""The parameters of a dense cell as they act, as a [`Network`](@ref) keeps them."""
-flat_parameters(::Lux.Chain, ps) =
-    reduce(vcat, [vcat(vec(layer.weight), vec(layer.bias)) for layer in values(ps)])
+"""
+    flat_parameters(cell, ps)
+
+Return the parameters of a dense cell as they act, as a [`Network`](@ref) keeps them.
+"""
+function flat_parameters end

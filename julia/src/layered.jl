@@ -5,10 +5,10 @@
 
 The [`Layer`](@ref)s one after another, which make samples of the shape `gives` of those of the shape
 `given`; they go in and come out as columns. Its parameters are a flat vector. As a cell it is a
-function of u + h.
+function of u + h; the monotone one, a convolution and an activation, has h between the two.
 
-A contractive cell's flat vector has one number more at its end, as it acts: what its own `Residual`
-layers are multiplied by.
+A contractive cell's flat vector has one number more at its end, as it acts: what its own
+[`NestedLayer`](@ref)s are multiplied by.
 """
 struct LayeredNetwork <: AbstractNetwork
     layers::Vector{Layer}
@@ -16,11 +16,14 @@ struct LayeredNetwork <: AbstractNetwork
     gives::Dims
     shapes::Vector{Dims}
     n_parameters::Int
+    is_monotone::Bool
 end
 
-function LayeredNetwork(layers::AbstractVector, given, gives)
+function LayeredNetwork(layers::AbstractVector, given, gives; is_monotone::Bool = false)
     own = reduce(vcat, shapes.(layers); init = Dims[])
-    return LayeredNetwork(layers, Tuple(given), Tuple(gives), own, sum(prod, own; init = 0))
+    return LayeredNetwork(
+        layers, Tuple(given), Tuple(gives), own, sum(prod, own; init = 0), is_monotone
+    )
 end
 
 parameter_names(network::LayeredNetwork, _) =
@@ -30,7 +33,7 @@ parameter_names(network::LayeredNetwork, _) =
 struct ActingLayers{T <: AbstractFloat}
     network::LayeredNetwork
     arrays::Vector{Any}
-    factor::T  # of the own `Residual` layers
+    factor::T  # of the own layers of layers
 end
 
 function ActingLayers(network::LayeredNetwork, flat::AbstractVector{T}) where {T}
@@ -44,22 +47,29 @@ with_parameters(acting::ActingLayers) =
 
 as_columns(a::Array) = reshape(a, :, n_samples(a))
 
-"""Return the value at the columns `v`, as columns, and each layer's memory for the way back."""
-function forward_columns(acting::ActingLayers, v::AbstractMatrix)
+"""
+Return the value at the columns `v`, as columns, and each layer's memory for the way back. What is to be
+added to the first layer's value, if anything, is `h`.
+"""
+function forward_columns(acting::ActingLayers, v::AbstractMatrix, h = nothing)
     a, memories = reshape(convert(Array, v), acting.network.given..., :), Any[]
     for (layer, ps) in with_parameters(acting)
         a, memory = forward(layer, ps, a)
         push!(memories, memory)
-        layer isa ResidualLayer && (a = a .* acting.factor)
+        layer isa NestedLayer && (a = a .* acting.factor)
+        h !== nothing && length(memories) == 1 && (a = a .+ reshape(h, size(a)))
     end
     return as_columns(a), memories
 end
+
+"""The columns that go into the cell's first layer, and those that are added to its value."""
+cell_input(cell::ActingLayers, u, h) = cell.network.is_monotone ? (u, h) : (u .+ h, nothing)
 
 """Return ``(\\partial value / \\partial v)^T`` times the columns `row`."""
 function pull_columns(acting::ActingLayers, memories, row::AbstractMatrix)
     row = reshape(convert(Array, row), acting.network.gives..., :)
     for ((layer, ps), memory) in Iterators.reverse(zip(with_parameters(acting), memories))
-        layer isa ResidualLayer && (row = row .* acting.factor)
+        layer isa NestedLayer && (row = row .* acting.factor)
         row = pull(layer, ps, memory, row)
     end
     return as_columns(row)
@@ -75,7 +85,7 @@ function pull_gradients(acting::ActingLayers{T}, memories, row::AbstractMatrix{S
     row = reshape(convert(Array, row), acting.network.gives..., :)
     found, to_factor = Any[], zero(S)
     for (i, ((layer, ps), memory)) in Iterators.reverse(enumerate(zip(with_parameters(acting), memories)))
-        if layer isa ResidualLayer
+        if layer isa NestedLayer
             to_factor += sum(row .* only(last(memory)))
             row = row .* acting.factor
         end
@@ -94,35 +104,48 @@ function (network::LayeredNetwork)(flat::AbstractVector, v::AbstractMatrix)
     return isempty(network.layers) ? v : first(forward_columns(ActingLayers(network, flat), v))
 end
 
-(cell::LayeredNetwork)(flat::AbstractVector, u::AbstractMatrix, h::AbstractMatrix) = cell(flat, u .+ h)
+function (cell::LayeredNetwork)(flat::AbstractVector, u::AbstractMatrix, h::AbstractMatrix)
+    return cell.is_monotone ? monotone_value(cell, flat, u, h) : cell(flat, u .+ h)
+end
 
 function ChainRulesCore.rrule(network::LayeredNetwork, flat::AbstractVector, v::AbstractMatrix)
-    value, back = with_way_back(network, flat, v, true)
-    return value, cotangent -> (NoTangent(), back(unthunk(cotangent))...)
+    value, back = value_and_pull(network, flat, v)
+    return value, cotangent -> (NoTangent(), back(unthunk(cotangent), true)...)
 end
 
 encode(encoder::LayeredNetwork, flat::AbstractVector, x::AbstractMatrix) = encoder(flat, x)
 
 function ChainRulesCore.rrule(::typeof(encode), encoder::LayeredNetwork, flat::AbstractVector, x::AbstractMatrix)
-    value, back = with_way_back(encoder, flat, x, false)
-    return value, row -> (NoTangent(), NoTangent(), first(back(unthunk(row))), NoTangent())
+    value, back = value_and_pull(encoder, flat, x)
+    return value, row -> (NoTangent(), NoTangent(), first(back(unthunk(row), false)), NoTangent())
 end
 
-"""The value, and a function of its cotangent that returns those of `flat` and of `v`."""
-function with_way_back(network::LayeredNetwork, flat, v, wants_row)
-    isempty(network.layers) && return v, row -> (zero(flat), row)
+"""The value, and a function of its cotangent that returns those of `flat` and, if wanted, of `v`."""
+function value_and_pull(network::LayeredNetwork, flat, v)
+    isempty(network.layers) && return v, (row, _) -> (zero(flat), row)
     acting = ActingLayers(network, flat)
     value, memories = forward_columns(acting, v)
-    function back(row)
+    function back(row, wants_row)
         gradient, to_v = pull_gradients(acting, memories, row, wants_row)
         return gradient[1:length(flat)], to_v
     end
     return value, back
 end
 
+function with_way_back(network::LayeredNetwork, flat, v, pool)
+    value, pull = value_and_pull(network, flat, v)
+    function back!(gradient, row, wants_row)
+        found, to_v = pull(row, wants_row)
+        copyto!(gradient, found)
+        return to_v
+    end
+    return value, back!
+end
+
 on_host(network::LayeredNetwork, flat, h) = ActingLayers(network, flat)
 
-evaluate!(out, cell::ActingLayers, u, h) = copyto!(out, first(forward_columns(cell, u .+ h)))
+evaluate!(out, cell::ActingLayers, u, h) =
+    copyto!(out, first(forward_columns(cell, cell_input(cell, u, h)...)))
 
 """How far from the real axis a derivative is carried: its square is nothing beside 1."""
 tiny_step(::Type{Float64}) = 1.0e-30
@@ -135,28 +158,30 @@ df/du at the k samples of `u`: see [`apply!`](@ref).
 """
 mutable struct LayeredJacobian{T} <: AbstractJacobian{T}
     const cell::ActingLayers{T}
-    v::Matrix{T}  # u + h
+    v::Matrix{T}  # what goes into the first layer
+    h::Union{Matrix{T}, Nothing}  # what is added to its value
     memories::Vector{Any}
 end
 
 function LayeredJacobian(cell::ActingLayers{T}, u, h) where {T}
-    v = Matrix{T}(u .+ h)
-    return LayeredJacobian{T}(cell, v, last(forward_columns(cell, v)))
+    v, h = cell_input(cell, Matrix{T}(u), Matrix{T}(h))
+    return LayeredJacobian{T}(cell, v, h, last(forward_columns(cell, v, h)))
 end
 
-linearize(cell::ActingLayers, u, h) = LayeredJacobian(cell, u, h)
+linearize(cell::ActingLayers, u, h, pool = nothing) = LayeredJacobian(cell, u, h)
 
 function apply!(out, jacobian::LayeredJacobian{T}, v, transposed::Bool) where {T}
     (; cell) = jacobian
     keep!(jacobian, size(v, 2))
     transposed && return copyto!(out, pull_columns(cell, jacobian.memories, v))
-    value, _ = forward_columns(cell, complex.(jacobian.v, tiny_step(T) .* v))
+    value, _ = forward_columns(cell, complex.(jacobian.v, tiny_step(T) .* v), jacobian.h)
     out .= imag.(value) ./ tiny_step(T)
     return out
 end
 
 function move!(jacobian::LayeredJacobian, from::Int, to::Int)
     move_column!(jacobian.v, from, to)
+    jacobian.h === nothing || move_column!(jacobian.h, from, to)
     move_column!(jacobian.memories, from, to)
     return nothing
 end
@@ -165,6 +190,7 @@ end
 function keep!(jacobian::LayeredJacobian, k::Int)
     k == size(jacobian.v, 2) && return nothing
     jacobian.v, jacobian.memories = first_samples(jacobian.v, k), first_samples(jacobian.memories, k)
+    jacobian.h === nothing || (jacobian.h = first_samples(jacobian.h, k))
     return nothing
 end
 
@@ -184,47 +210,73 @@ end
 The penalty's estimate for a cell of layers. Its own gradient is the derivative of the cell's
 gradient along a direction: as second derivatives commute, that of ``p^T J(v) s`` with s constant.
 """
-function jacobian_estimate(cell::LayeredNetwork, flat, v, probe)
-    return first(estimate_with_row(ActingLayers(cell, flat), v, probe))
-end
-
-function estimate_with_row(acting::ActingLayers, v, probe)
+function estimate_with_way_back(acting::ActingLayers{T}, v, probe) where {T}
     _, memories = forward_columns(acting, v)
-    row = pull_columns(acting, memories, probe .+ zero(v))
-    return sum(abs2, row; dims = 1), row
-end
-
-function ChainRulesCore.rrule(::typeof(jacobian_estimate), cell::LayeredNetwork, flat, v, probe)
-    acting, step = ActingLayers(cell, flat), tiny_step(eltype(flat))
-    estimate, row = estimate_with_row(acting, v, probe)
-    function estimate_pullback(cotangent)
-        direction = 2 .* unthunk(cotangent) .* row
+    rows, step = probe .+ zero(v), tiny_step(T)
+    row = pull_columns(acting, memories, rows)
+    function back(cotangent)
+        direction = 2 .* cotangent .* row
         # A direction of size 1 keeps clear of what is too small for a number.
         size_of = maximum(abs, direction)
-        size_of > 0 || return NoTangent(), NoTangent(), zero(flat), zero(v), NoTangent()
+        size_of > 0 || return zeros(T, acting.network.n_parameters + 1), zero(v)
         _, memories = forward_columns(acting, complex.(v, (step / size_of) .* direction))
-        gradient, to_v = pull_gradients(acting, memories, complex.(probe .+ zero(v)), true)
+        gradient, to_v = pull_gradients(acting, memories, complex.(rows), true)
         along(a) = (size_of / step) .* imag.(a)
-        return NoTangent(), NoTangent(), along(gradient[1:length(flat)]), along(to_v), NoTangent()
+        return along(gradient), along(to_v)
+    end
+    return sum(abs2, row; dims = 1), back
+end
+
+# For Zygote.
+function ChainRulesCore.rrule(::typeof(jacobian_estimate), cell::LayeredNetwork, flat, v, probe)
+    estimate, back = estimate_with_way_back(ActingLayers(cell, flat), v, probe)
+    function estimate_pullback(cotangent)
+        gradient, to_v = back(unthunk(cotangent))
+        return NoTangent(), NoTangent(), gradient[1:length(flat)], to_v, NoTangent()
     end
     return estimate, estimate_pullback
 end
 
-"""
-    with_layers(model, encoder, cell, decoder) -> Model
+function jacobian_estimate(cell::LayeredNetwork, flat, v, probe)
+    return first(estimate_with_way_back(ActingLayers(cell, flat), v, probe))
+end
 
-Return the model with the [`LayeredNetwork`](@ref)s in the places of its own; a cell that is `nothing`
-stays as it is.
+function pull_at!(to_flat, cell::ActingLayers, h, u, row, pool)
+    _, memories = forward_columns(cell, cell_input(cell, u, h)...)
+    gradient, to_u = pull_gradients(cell, memories, row, true)
+    to_flat .+= view(gradient, eachindex(to_flat))
+    return to_u, cell.network.is_monotone ? after_first(cell, memories, row) : to_u
+end
+
+function acting(network::LayeredNetwork, model::Model, flat, h, pool)
+    n = network.n_parameters
+    network.is_monotone && return acting_monotone(network, model, flat)
+    model.stability === :contractive || return ActingLayers(network, flat), n, (to_own, to_flat) -> nothing
+    acts, back = contract_with_way_back(network, model.contraction, flat)
+    return ActingLayers(network, acts), n + 1, (to_own, to_flat) -> copyto!(to_own, back(to_flat))
+end
+
 """
-function with_layers(model::Model, encoder, cell, decoder)
-    width = prod(something(cell, decoder).given)
+    with_layers(model, encoder, cell, decoder, init = nothing) -> Model
+
+Return the model with the [`LayeredNetwork`](@ref)s in the places of its own; what is `nothing` stays as
+it is.
+"""
+function with_layers(model::Model, encoder, cell, decoder, init = nothing)
+    if model.stability === :monotone && cell !== nothing
+        cell = monotone_network(cell)
+    end
     return Model(
-        encoder, something(cell, model.cell), decoder, width, model.stability, model.contraction,
-        model.horizon,
+        something(encoder, model.encoder), something(cell, model.cell), something(decoder, model.decoder),
+        something(init, model.init), model.width, model.stability, model.contraction, model.horizon,
     )
 end
 
+n_layers(network::LayeredNetwork) = length(network.layers)
+trained_shapes(cell::LayeredNetwork) = cell.is_monotone ? shapes_of_parts(cell) : cell.shapes
+
 function acting_cell(cell::LayeredNetwork, model::Model, flat::AbstractVector)
+    cell.is_monotone && return composed_cell(cell, flat)
     return model.stability === :contractive ? contracted(cell, model.contraction, flat) : flat
 end
 

@@ -18,6 +18,9 @@ A layer of a network. `shapes` are those of its parameters, `names` theirs. With
 """
 abstract type Layer end
 
+"""A layer of layers: a contractive cell multiplies what its own ones give by a factor."""
+abstract type NestedLayer <: Layer end
+
 shapes(::Layer) = Dims[]
 parameter_names(::Layer) = String[]
 gradients(::Layer, ps, memory, row) = ()
@@ -222,7 +225,7 @@ forward(::FlattenLayer, ps, a) = reshape(a, :, n_samples(a)), Any[]
 pull(layer::FlattenLayer, ps, memory, row) = reshape(row, layer.given..., :)
 
 """What its layers make of the input, plus the input."""
-struct ResidualLayer <: Layer
+struct ResidualLayer <: NestedLayer
     name::String
     layers::Vector{Layer}
 end
@@ -240,7 +243,7 @@ function pull(layer::ResidualLayer, ps, memory, row)
     return row .+ pull_all(layer.layers, ps, memory, row)
 end
 
-gradients(layer::ResidualLayer, args...) = last(pull_with_gradients(layer, args...))
+gradients(layer::NestedLayer, args...) = last(pull_with_gradients(layer, args...))
 
 function pull_with_gradients(layer::ResidualLayer, ps, memory, row)
     inner, found = pull_all_with_gradients(layer.layers, ps, memory, row)

@@ -21,6 +21,30 @@ function loss_value(name::Symbol, output, target, weight)
     return sum(weight .* abs2.(output .- target)) / (size(output, 1) * sum(weight))
 end
 
+"""
+    loss_and_slope(name, output, target, weight) -> (loss, slope)
+
+Return the same, and its gradient in the `output`.
+"""
+function loss_and_slope(name::Symbol, output::Matrix{T}, target, weight) where {T}
+    total = sum(weight)
+    if name === :log_loss
+        logs = log_softmax(output)
+        slope = exp.(logs)
+        loss = zero(T)
+        for (j, class) in enumerate(target)
+            loss -= weight[j] * logs[class, j]
+            slope[class, j] -= one(T)
+        end
+        slope .*= weight ./ total
+        return loss / total, slope
+    end
+    slope = output .- target
+    loss = sum(weight .* abs2.(slope)) / (size(output, 1) * total)
+    slope .*= 2 .* weight ./ (size(output, 1) * total)
+    return loss, slope
+end
+
 """The sum of the squares of the entries of theta that are weights."""
 weight_squares(is_weight, theta) = sum(is_weight .* abs2.(theta))
 

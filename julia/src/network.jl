@@ -1,4 +1,4 @@
-# A multilayer perceptron of Lux layers, its parameters in one flat vector.
+# A multilayer perceptron, its parameters in one flat vector.
 
 """
 What an encoder, a cell or a decoder is: a function of its flat parameters and of samples as columns,
@@ -17,7 +17,6 @@ As a cell it is a function of u + h. The monotone cell is another: one layer tha
 activation and has h beside the weight, f(u, h) = act(W u + h + b).
 """
 struct Network <: AbstractNetwork
-    layers::Vector{AbstractLuxLayer}
     shapes::Vector{Dims}
     activation::Symbol
     n_parameters::Int
@@ -25,16 +24,14 @@ struct Network <: AbstractNetwork
 end
 
 function Network(widths::AbstractVector{<:Integer}, activation::Symbol; is_monotone::Bool = false)
-    layers = AbstractLuxLayer[]
     shapes = Dims[]
     for i in 1:(length(widths) - 1)
-        n_in, n_out = widths[i], widths[i + 1]
-        σ = i < length(widths) - 1 ? ACTIVATIONS[activation] : identity
-        push!(layers, Dense(n_in => n_out, σ))
-        push!(shapes, (n_out, n_in), (n_out,))
+        push!(shapes, (widths[i + 1], widths[i]), (widths[i + 1],))
     end
-    return Network(layers, shapes, activation, sum(prod, shapes; init = 0), is_monotone)
+    return Network(shapes, activation, sum(prod, shapes; init = 0), is_monotone)
 end
+
+n_layers(network::Network) = length(network.shapes) ÷ 2
 
 """
     (network)(flat, v)
@@ -43,11 +40,16 @@ Return the value (n_out, n) at `v` (n_in, n), with the parameters `flat`.
 """
 function (network::Network)(flat::AbstractVector, v::AbstractMatrix)
     arrays = cut(flat, network.shapes)
-    for i in eachindex(network.layers)
-        ps = (weight = arrays[2i - 1], bias = arrays[2i])
-        v = first(network.layers[i](v, ps, NamedTuple()))
+    for i in 1:n_layers(network)
+        v = layer_value(network, arrays, i, v)
     end
     return v
+end
+
+"""The value of the layer `i` of a network whose parameters are the `arrays`."""
+function layer_value(network::Network, arrays, i, v)
+    y = arrays[2i - 1] * v .+ arrays[2i]
+    return i < n_layers(network) ? ACTIVATIONS[network.activation].(y) : y
 end
 
 """
@@ -60,7 +62,7 @@ encode(encoder::Network, flat::AbstractVector, x::AbstractMatrix) = encoder(flat
 
 function ChainRulesCore.rrule(::typeof(encode), encoder::Network, flat::AbstractVector, x::AbstractMatrix)
     function encode_pullback(cotangent)
-        isempty(encoder.layers) && return NoTangent(), NoTangent(), zero(flat), NoTangent()
+        isempty(encoder.shapes) && return NoTangent(), NoTangent(), zero(flat), NoTangent()
         row = unthunk(cotangent)
         return NoTangent(), NoTangent(), glue([row * x', vec(sum(row; dims = 2))]), NoTangent()
     end
@@ -100,21 +102,21 @@ function pull(network::Network, flat::AbstractVector, v::AbstractMatrix, row::Ab
 end
 
 function pull_layer(network, arrays, i, v, row)
-    weight, bias = arrays[2i - 1], arrays[2i]
-    i == length(network.layers) && return weight' * row
-    y = first(network.layers[i](v, (; weight, bias), NamedTuple()))
+    weight = arrays[2i - 1]
+    i == n_layers(network) && return weight' * row
+    y = layer_value(network, arrays, i, v)
     return weight' * (slope(network.activation, y) .* pull_layer(network, arrays, i + 1, y, row))
 end
 
 """
-Lux's functions for the names of `pydeq.model.spec.ACTIVATIONS`: those that its layers take themselves in
-the place of `tanh` and `sigmoid`, which cost as much as the matrix products.
+NNlib's functions for the names of `pydeq.model.spec.ACTIVATIONS`: those that Lux's layers take in the
+place of `tanh` and `sigmoid`, which cost as much as the matrix products.
 """
 const ACTIVATIONS = Dict{Symbol, Function}(
     :identity => identity,
-    :logistic => Lux.sigmoid_fast,
-    :tanh => Lux.tanh_fast,
-    :relu => Lux.relu,
+    :logistic => sigmoid_fast,
+    :tanh => tanh_fast,
+    :relu => relu,
 )
 
 """The activation's derivative as a function of its value `y`."""

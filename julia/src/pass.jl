@@ -1,59 +1,68 @@
-# A batch's loss and its gradient without Zygote, for the dense cell on the CPU.
+# A batch's loss and its gradient on the CPU, by hand.
 #
 # An epoch of MNIST takes 0.86 of the CPU time of the general way, Zygote through `batch_loss`, with
 # `DEQClassifier()`, and 0.87 with the contractive cell of the post: it makes fewer arrays as long as
-# theta, and evaluates the cell once less. Tested against the general way.
+# theta, and evaluates the cell once less. And Zygote takes a second to load. Tested against the
+# general way.
 
 """Whether [`pass_by_hand`](@ref) knows all that the session's loss is made of."""
-function goes_by_hand(session::Session)
-    (; model, solver, training) = session
-    has_penalty = model.stability === :jacobian && training.jacobian_penalty != 0
-    is_known = model.horizon === nothing && solver.adjoint !== :unrolled && !has_penalty
-    is_dense = all(part -> part isa Network, (model.encoder, model.cell, model.decoder))
-    return is_known && is_dense && is_on_host(session.theta)
+function goes_by_hand(session::Session, depth)
+    (; model, solver) = session
+    is_known = depth > 0 || model.horizon === nothing && solver.adjoint !== :unrolled
+    return is_known && is_on_host(session.theta)
 end
 
 """
-    pass_by_hand(session, x, target, weight, tape) -> (loss, back)
+    pass_by_hand(session, x, target, weight, probe, tape, depth) -> (loss, back)
 
 Return what `Zygote.pullback` of [`batch_loss`](@ref) does, `back` being a function of nothing. The
 gradient that `back` returns and the tape's outcome are of the session's pool.
 """
-function pass_by_hand(session::Session{T}, x, target, weight, tape::Tape) where {T}
+function pass_by_hand(session::Session{T}, x, target, weight, probe, tape::Tape, depth) where {T}
     (; model, solver, training, theta, pool) = session
-    encoder, own, decoder = parts(model, theta)
-    h = dense(model.encoder, encoder, x, pool)
-    cell, back_to_own! = acting(model, own, h, pool)
-    outcome = tape.found[] = search(solver, cell, h, pool)
-    kept = row_like(h, outcome.converged)
-    w = tape.weight[] = row_like(h, weight .* outcome.converged)
+    encoder, own, decoder, init = parts(model, theta)
+    h, back_to_encoder! = with_way_back(model.encoder, encoder, x, pool)
+    cell, n_acting, back_to_own! = acting(model.cell, model, own, h, pool)
+    u0, back_to_init! = guess_with_way_back(model, init, h, pool)
+    outcome, back_to_cell! = states_with_way_back(solver, cell, h, u0, depth, pool)
+    tape.found[] = outcome
+    counts = depth > 0 ? finite_columns(outcome.u) : outcome.converged
+    kept = row_like(h, counts)
+    w = tape.weight[] = row_like(h, weight .* counts)
+    total = sum(w)
     u = borrow_like(pool, outcome.u)
     u .= kept .* outcome.u
-    output = dense(model.decoder, decoder, u, pool)
-    loss, back_to_output = Zygote.pullback(o -> loss_value(training.loss, o, target, w), output)
-    penalty = T(training.alpha) / sum(w)
+    output, back_to_decoder! = with_way_back(model.decoder, decoder, u, pool)
+    loss, to_output = loss_and_slope(training.loss, output, target, w)
+    penalties = Penalties(session, cell, u, h, u0, probe, w)
+    loss += penalties.value
+    decay = T(training.alpha) / total
     if training.alpha != 0
-        loss += penalty / 2 * squares_of_weights(session.is_weight, theta)
+        loss += decay / 2 * squares_of_weights(session.is_weight, theta)
     end
     function back()
-        gradient = borrow_like(pool, theta)
-        to_encoder, to_own, to_decoder = parts(model, gradient)
-        row = only(back_to_output(one(T)))
-        row = dense_pullback!(to_decoder, model.decoder, decoder, row, u, pool)
+        gradient = fill!(borrow_like(pool, theta), 0)
+        to_encoder, to_own, to_decoder, to_init = parts(model, gradient)
         to_u = borrow_like(pool, u)
-        to_u .= kept .* row
-        to_flat = model.cell.is_monotone ? borrow(pool, T, model.cell.n_parameters) : to_own
-        arrays = cut(to_flat, model.cell.shapes)
-        to_h = cell_pullback!(arrays, solver, cell, h, outcome.u, to_u, pool)
+        to_u .= kept .* back_to_decoder!(to_decoder, to_output, true)
+        to_flat = n_acting == length(to_own) ? to_own : fill!(borrow(pool, T, n_acting), 0)
+        to_guess = add_guess!(to_u, penalties)
+        to_h, to_start = back_to_cell!(to_flat, to_u)
+        to_h = add_jacobian!(to_flat, to_h, penalties)
+        to_guess = both(to_guess, to_start)
+        to_guess === nothing || (to_h = both(to_h, back_to_init!(to_init, to_guess, true)))
         back_to_own!(to_own, to_flat)
-        isempty(to_encoder) || weight_gradient!(cut(to_encoder, model.encoder.shapes)..., to_h, x)
+        back_to_encoder!(to_encoder, to_h, false)
         if training.alpha != 0
-            gradient .+= penalty .* session.is_weight .* theta
+            gradient .+= decay .* session.is_weight .* theta
         end
         return gradient
     end
     return loss, back
 end
+
+"""The sum of two arrays, of which either may be nothing."""
+both(a, b) = a === nothing ? b : b === nothing ? a : a .+ b
 
 """[`weight_squares`](@ref) without an array."""
 function squares_of_weights(is_weight::Vector{T}, theta::Vector{T}) where {T}
@@ -65,38 +74,55 @@ function squares_of_weights(is_weight::Vector{T}, theta::Vector{T}) where {T}
 end
 
 """
-    acting(model, flat, h, pool) -> (cell, back!)
+    acting(network, model, flat, h, pool) -> (cell, n_acting, back!)
 
-Return the [`Cell`](@ref) with its weights as they act, and `back!(to_own, to_flat)`, which writes the
-gradient in the parameters as they are trained, where `to_flat` is that in those that act. The two
-are one array, but for a monotone cell.
+Return the cell with its weights as they act, their number, and `back!(to_own, to_flat)`, which
+writes the gradient in the parameters as they are trained, where `to_flat` is that in those that act.
+The two are one array, where there are as many of them.
 """
-function acting(model::Model, flat, h, pool)
+function acting(network::Network, model::Model, flat, h, pool)
+    n = network.n_parameters
     if model.stability === :contractive
-        cell = Cell(model.cell, flat, h, pool)
+        cell = Cell(network, flat, h, pool)
         scaled_back! = contract!(cell.weights, model.contraction, pool)
-        return cell, (to_own, to_flat) -> scaled_back!(cut(to_flat, model.cell.shapes)[1:2:end])
+        return cell, n, (to_own, to_flat) -> scaled_back!(cut(to_flat, network.shapes)[1:2:end])
     end
-    model.cell.is_monotone || return Cell(model.cell, flat, h, pool), (to_own, to_flat) -> nothing
-    cell = Cell(model.cell, acting_cell(model, flat), h, pool)
+    network.is_monotone || return Cell(network, flat, h, pool), n, (to_own, to_flat) -> nothing
+    cell = Cell(network, acting_cell(model, flat), h, pool)
     function monotone_back!(to_own, to_flat)
         a, _, _ = cut(flat, model.cell_shapes)
         to_a, to_b, to_bias = cut(to_own, model.cell_shapes)
-        g, to_bias[:] = cut(to_flat, model.cell.shapes)
+        g, to_bias[:] = cut(to_flat, network.shapes)
         mul!(to_a, a, g .+ g', -1, 0)
         to_b .= g .- g'
         return nothing
     end
-    return cell, monotone_back!
+    return cell, n, monotone_back!
 end
 
-"""The value of a network of one layer or none."""
-function dense(network::Network, flat, v, pool)
-    isempty(network.layers) && return v
+"""
+    with_way_back(network, flat, v, pool) -> (value, back!)
+
+Return the value at `v`, and `back!(gradient, row, wants_row)`, which writes the gradient in `flat` and
+returns that in `v`, or anything where it is not wanted. A [`Network`](@ref) has one layer or none.
+"""
+function with_way_back(network::Network, flat, v, pool)
+    isempty(network.shapes) && return v, (gradient, row, wants_row) -> row
     weight, bias = cut(flat, network.shapes)
-    out = mul!(like(pool, v, length(bias), size(v, 2)), weight, v)
-    activate!(out, identity, bias)
-    return out
+    value = mul!(like(pool, v, length(bias), size(v, 2)), weight, v)
+    activate!(value, identity, bias)
+    function back!(gradient, row, wants_row)
+        weight_gradient!(cut(gradient, network.shapes)..., row, v)
+        return wants_row ? mul!(borrow_like(pool, v), weight', row) : nothing
+    end
+    return value, back!
+end
+
+"""The first guess, nothing for f(0, h); with the way back for one that has weights."""
+function guess_with_way_back(model::Model, init, h, pool)
+    model.init === :cell && return nothing, nothing
+    model.init === :zero && return fill!(borrow_like(pool, h), 0), (gradient, row, wants_row) -> nothing
+    return with_way_back(model.init, init, h, pool)
 end
 
 """Write the gradients of a layer's weight and bias; `row` is that of its value at `v`."""
@@ -106,29 +132,67 @@ function weight_gradient!(weight, bias, row, v)
     return nothing
 end
 
-"""Write the gradient of a network of one layer or none, and return that of what goes into it."""
-function dense_pullback!(gradient, network::Network, flat, row, v, pool)
-    isempty(network.layers) && return row
-    weight_gradient!(cut(gradient, network.shapes)..., row, v)
-    return mul!(borrow_like(pool, v), first(cut(flat, network.shapes))', row)
+"""
+    states_with_way_back(solver, cell, h, u0, depth, pool) -> (outcome, back!)
+
+Return the equilibria or, with a `depth` > 0, what so many steps u <- f(u, h) make of u(0), and
+`back!(to_flat, row)`, which adds the gradient in the cell's parameters as they act to `to_flat`, and
+returns those in `h` and in `u0`, nothing where it has none. The `row` is void afterwards.
+"""
+function states_with_way_back(solver::Solver, cell, h, u0, depth, pool)
+    depth > 0 && return steps_with_way_back(cell, h, u0, depth, pool)
+    outcome = search(solver, cell, h, u0, pool)
+    function back!(to_flat, row)
+        if solver.adjoint !== :jfb
+            row = solve_adjoint(solver, linearize(cell, outcome.u, h, pool), row, pool)
+        end
+        _, to_h = pull_at!(to_flat, cell, h, outcome.u, row, pool)
+        return to_h, nothing
+    end
+    return outcome, back!
+end
+
+function steps_with_way_back(cell, h::Matrix{T}, u0, depth, pool) where {T}
+    n = size(h, 2)
+    passed = [borrow_like(pool, h)]
+    start!(only(passed), cell, h, u0)
+    for _ in 1:(depth + 1)
+        push!(passed, evaluate!(borrow_like(pool, h), cell, last(passed), h))
+    end
+    u, fu = passed[end - 1], passed[end]
+    n_evals = depth + (u0 === nothing ? 2 : 1)
+    counts = Vector{Bool}(finite_columns(u) .& finite_columns(fu))
+    outcome = Outcome(u, fu, fill(n_evals, n), counts)
+    function back!(to_flat, row)
+        to_h = zero(h)
+        for k in depth:-1:1
+            row, more = pull_at!(to_flat, cell, h, passed[k], row, pool)
+            to_h .+= more
+        end
+        u0 === nothing || return to_h, row
+        _, more = pull_at!(to_flat, cell, h, zero(h), row, pool)
+        return to_h .+ more, nothing
+    end
+    return outcome, back!
 end
 
 """
-    cell_pullback!(arrays, solver, cell, h, z, g, pool) -> row
+    pull_at!(to_flat, cell, h, u, row, pool) -> (to_u, to_h)
 
-Write the gradient in the cell's parameters as they act to the `arrays`, and return that in `h`;
-`g` is that in the equilibria `z`, and void afterwards.
+Add ``\\partial f / \\partial\\theta^T`` times `row` to `to_flat` and return its products with the
+derivatives in `u` and in `h`, at `u` and `h`. The `row` is void afterwards.
 """
-function cell_pullback!(arrays, solver::Solver, cell::Cell, h, z, g::Matrix, pool)
-    jacobian = Jacobian(cell, z, h, pool)  # after which the cell holds the values of its layers
-    row = solver.adjoint === :jfb ? g : solve_adjoint(solver, jacobian, g, pool)
+function pull_at!(to_flat, cell::Cell, h, u, row, pool)
+    forward!(cell, u, h)
+    arrays = cut(to_flat, cell.shapes)
     for i in length(cell.layers):-1:1
-        # Those of the Jacobian are void by now.
         i <= n_slopes(cell) && times_slope!(row, cell.activation, cell.layers[i])
-        into = i > 1 ? cell.layers[i - 1] : cell.is_monotone ? z : cell.v
-        weight_gradient!(arrays[2i - 1], arrays[2i], row, into)
-        cell.is_monotone && return row
+        into = i > 1 ? cell.layers[i - 1] : cell.is_monotone ? u : cell.v
+        mul!(arrays[2i - 1], row, into', true, true)
+        arrays[2i] .+= vec(sum(row; dims = 2))
+        to_h = row
         row = mul!(borrow_like(pool, into), cell.weights[i]', row)
+        cell.is_monotone && return row, to_h
     end
-    return row
+    return row, row
 end

@@ -1,6 +1,6 @@
-# What is compiled when the package is: one training step and one prediction of each kind that
-# compiles code of its own. Widths, numbers of layers and batch sizes are no part of any type, so
-# that this serves all of them.
+# What is compiled when the package is: the first fit and the first prediction of what estimators take
+# by default, of the presets, and of one model of layers. Widths, numbers of layers and batch sizes are
+# no part of any type, so that this serves all of them.
 
 function small_session(::Type{T}; n_state = 2, kwargs...) where {T}
     defaults = (;
@@ -12,71 +12,63 @@ function small_session(::Type{T}; n_state = 2, kwargs...) where {T}
         device = "cpu",
     )
     settings = merge(defaults, values(kwargs))
-    model = Model(;
-        settings.n_features, settings.n_outputs, n_state, settings.hidden_layer_sizes,
-        activation = Symbol(settings.activation), stability = Symbol(settings.stability),
-        settings.contraction, settings.horizon,
-    )
+    model = model_of(merge(OPTIONAL_SETTINGS, Dict{Symbol, Any}(pairs((; settings..., n_state)))))
     # Small weights that are all alike: one equilibrium, found in a few steps.
-    arrays = [fill(T(0.1), shape) for shape in parameter_shapes(model)]
-    return open_session(; n_state, names = parameter_names(model), arrays, settings...)
+    arrays = Any[fill(T(0.1), shape) for shape in parameter_shapes(model)]
+    given = (; n_state, names = parameter_names(model), arrays, settings...)
+    return open_session(String[string(name) for name in keys(given)], Any[values(given)...])
 end
 
 """A session whose parts have every kind of layer."""
 function small_layers(::Type{T}; stability, kwargs...) where {T}
-    layer, x, h = described_layer, (4, 4, 1), (2, 2, 2)
-    norm = layer("GroupNorm", "encoder.1", h, h; groups = 2)
-    encoder = [layer("Conv", "encoder.0", x, h; kernel_size = 3, stride = 2), norm]
-    block = [layer("Conv", "cell.0.0", h, h; kernel_size = 2, padding = "circular")]
-    cell = [
-        layer("Residual", "cell.0", h, h; layers = block),
-        layer("Activation", "cell", h, h; activation = "tanh"),
-        layer("Activation", "cell", h, h; activation = "relu"), layer("Conv", "cell.1", h, h),
-    ]
-    pools = [layer("MeanPool", "", h, h; size = 1), layer("MaxPool", "", h, (1, 1, 2))]
-    head = [layer("Flatten", "", (1, 1, 2), (2,)), layer("Dense", "decoder", (2,), (2,))]
+    x, h = (4, 4, 1), (2, 2, 2)
+    layer(kind, name, given, gives; options...) = described_layer(
+        kind, name, collect(given), collect(gives), String[string(key) for key in keys(options)],
+        Any[values(options)...],
+    )
+    conv(name, given, gives; kernel_size = 1, stride = 1, padding = "zero") =
+        layer("Conv", name, given, gives; kernel_size, stride, padding)
+    act(activation) = layer("Activation", "cell", h, h; activation)
+    norm = layer("GroupNorm", "encoder.1", h, h; groups = 2, epsilon = 1.0e-5)
+    encoder = Any[conv("encoder.0", x, h; kernel_size = 3, stride = 2), norm]
+    block = Any[conv("cell.0.0", h, h; kernel_size = 2, padding = "circular")]
+    cell = Any[layer("Residual", "cell.0", h, h; layers = block), act("tanh"), act("relu"), conv("cell.1", h, h)]
+    pools = Any[layer("MeanPool", "", h, h; size = 1), layer("MaxPool", "", h, (1, 1, 2); size = 2)]
+    head = Any[layer("Flatten", "", (1, 1, 2), (2,)), layer("Dense", "decoder", (2,), (2,))]
     parts = (
         described_network(encoder, x, h), described_network(cell, h, h),
-        described_network([pools; head], h, (2,)),
+        described_network([pools; head], h, (2,)), nothing,
     )
-    names = reduce(vcat, parameter_names.(parts, nothing))
-    arrays = [fill(T(0.1), shape) for part in parts for shape in part.shapes]
-    return small_session(T; n_state = 8, n_features = 16, stability, layers = parts, names, arrays, kwargs...)
+    return small_session(T; n_state = 8, n_features = 16, stability, layers = parts, kwargs...)
 end
 
-function fit_and_predict(session::Session{T}, n_features = size(first(get_arrays(session)), 2)) where {T}
-    x = T.(reshape(1:(3n_features), n_features, 3)) ./ T(3n_features)
-    target = session.training.loss === :log_loss ? Int32[1, 2, 1] : ones(T, 2, 3)
-    load_data!(session, x, target, ones(T, 3))
+"""Do what Python does in a fit and in a prediction, by arrays in memory of its own."""
+function fit_and_predict(session::Session{T}, n_features = 3) where {T}
+    n = 3
+    x = T.(reshape(1:(n_features * n), n_features, n)) ./ T(n_features * n)
+    target = session.training.loss === :log_loss ? Int32[1, 2, 1] : ones(T, 2, n)
+    probe, arrays = ones(T, session.model.width), get_arrays(session)
+    load_data!(session, x, target, ones(T, n))
     saved = snapshot(session)
-    train_batch!(session, [1, 2, 3], ones(T, session.model.width))
+    write_step!(session, [1, 2, 3], probe, 0, zeros(7))
     restore!(session, saved)
-    equilibrium(session, x; each = true)
-    optimizer_state(session)
-    return get_arrays(session)
+    state, output = Matrix{T}(undef, session.model.width, n), Matrix{T}(undef, 2, n)
+    write_equilibrium!(session, x, state, output, zeros(T, n), zeros(Int, n), fill(false, n))
+    write_params!(session, arrays)
+    write_moments!(session, arrays, arrays)
+    for array in (x, target, state, zeros(T, 2))
+        GC.@preserve array array_at(lowercase(string(eltype(array))), Int(pointer(array)), size(array)...)
+    end
+    return session
 end
 
 @setup_workload begin
     @compile_workload begin
         for T in (Float32, Float64)
-            # What the estimators take by default, with either loss; every activation; every way of
-            # keeping a cell stable.
-            fit_and_predict(
-                small_session(T; stability = "contractive", solver = "anderson", loss = "log_loss")
-            )
-            for activation in ("identity", "logistic", "relu", "tanh")
-                fit_and_predict(small_session(T; activation))
-            end
-            fit_and_predict(small_session(T; stability = "jacobian", jacobian_penalty = 0.1))
-            monotone = (; stability = "monotone", hidden_layer_sizes = Int[])
-            fit_and_predict(small_session(T; monotone..., solver = "peaceman_rachford"))
-            solver, jacobian = "anderson", (; stability = "jacobian", jacobian_penalty = 0.1)
-            fit_and_predict(small_layers(T; solver, stability = "contractive", loss = "log_loss"), 16)
-            fit_and_predict(small_layers(T; solver, jacobian...), 16)
-            # The other solvers have the same adjoint.
-            for solver in ("broyden", "fixed_point", "newton")
-                equilibrium(small_session(T; solver), ones(T, 3, 2))
-            end
+            solver, loss = "anderson", "log_loss"
+            fit_and_predict(small_session(T; activation = "relu", stability = "contractive", solver, loss))
+            fit_and_predict(small_session(T))
+            fit_and_predict(small_layers(T; solver, stability = "contractive", loss), 16)
         end
     end
 end

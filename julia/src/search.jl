@@ -9,6 +9,9 @@ const ODE_METHODS = (:bs3, :dp5, :vcab3, :rock4)
 const SOLVERS = (OWN_SOLVERS..., ODE_METHODS...)
 const ADJOINTS = (:implicit, :jfb, :unrolled)
 
+"""What SciML's way to a steady state and its gradient takes."""
+const FOR_STEADY_STATES = "SciMLSensitivity, SteadyStateDiffEq"
+
 """
     Solver(name, abstol, reltol, ode_abstol, ode_reltol, max_steps, adjoint)
 
@@ -117,29 +120,38 @@ mutable struct Search{T <: AbstractFloat}
 end
 
 """
-    search(solver, cell, flat, h) -> Outcome
+    search(solver, cell, flat, h, u0 = nothing) -> Outcome
 
-Search the steady states of the samples `h` (width, n) from u(0) = f(0, h); `flat` are the
+Search the steady states of the samples `h` (width, n) from `u0`, by default f(0, h); `flat` are the
 parameters of the `cell` as they act.
 """
-function search(solver::Solver, network::AbstractNetwork, flat::AbstractVector{T}, h::AbstractMatrix{T}) where {T}
+function search(
+        solver::Solver, network::AbstractNetwork, flat::AbstractVector{T}, h::AbstractMatrix{T}, u0 = nothing,
+    ) where {T}
     size(h, 2) == 0 && return Outcome(h, h, Int[], Bool[])
-    is_on_host(flat) || return search_on_device(solver, network, flat, h)
+    is_on_host(flat) || return search_on_device(solver, network, flat, h, u0)
     h = Matrix{T}(h)
-    return search(solver, on_host(network, Vector(flat), h), h)
+    return search(solver, on_host(network, Vector(flat), h), h, u0)
 end
 
 """The same on the CPU, in arrays of the [`Pool`](@ref), those of the outcome included."""
-function search(solver::Solver, cell, h::Matrix{T}, pool = nothing) where {T}
-    solver.name in ODE_METHODS && return follow(solver, cell, h)
+function search(solver::Solver, cell, h::Matrix{T}, u0 = nothing, pool = nothing) where {T}
+    if solver.name in ODE_METHODS
+        check_loaded(follow, "solver=\"$(solver.name)\"", FOR_STEADY_STATES)
+        return follow(solver, cell, h, u0)
+    end
     n = size(h, 2)
-    u, fu = fill!(borrow_like(pool, h), 0), borrow_like(pool, h)
+    u, fu = borrow_like(pool, h), borrow_like(pool, h)
+    start!(u, cell, h, u0)
     evaluate!(fu, cell, u, h)
-    copyto!(u, fu)
-    evaluate!(fu, cell, u, h)
-    s = Search{T}(u, fu, borrow_copy(pool, h), fill(2, n), collect(1:n), n)
+    n_evals = u0 === nothing ? 2 : 1
+    s = Search{T}(u, fu, borrow_copy(pool, h), fill(n_evals, n), collect(1:n), n)
     return run_search(solver, cell, s, pool)
 end
+
+"""Write u(0) to `u`."""
+start!(u, cell, h, ::Nothing) = evaluate!(u, cell, fill!(u, 0), h)
+start!(u, cell, h, u0::AbstractMatrix) = copyto!(u, u0)
 
 """Search from where `s` stands, and return the [`Outcome`](@ref) of all its samples."""
 function run_search(solver::Solver, cell, s::Search, pool = nothing)
@@ -151,8 +163,49 @@ end
 """The cell as searches evaluate it; see [`evaluate!`](@ref)."""
 on_host(network::Network, flat, h) = Cell(network, flat, h)
 
-function search_on_device(solver::Solver, network, flat, h)
-    solver.name in (:tsit5, ODE_METHODS...) && return follow(solver, network, flat, h)
+"""
+    ode_algorithm(::Val{name})
+
+The method of OrdinaryDiffEq called `name`; they come with the extension that their packages load.
+"""
+function ode_algorithm(::Val{name}) where {name}
+    throw(
+        ArgumentError(
+            "solver=\"$name\" needs the packages OrdinaryDiffEqAdamsBashforthMoulton, " *
+                "OrdinaryDiffEqLowOrderRK, OrdinaryDiffEqStabilizedRK and OrdinaryDiffEqTsit5: " *
+                "load them before.",
+        ),
+    )
+end
+
+"""
+    follow(solver, cell, flat, h, u0) -> Outcome
+    follow(solver, cell, h, u0) -> Outcome
+
+Follow du/dt = f(u, h) - u from `u0`, or f(0, h), by `DynamicSS` until every sample is steady by
+[`is_steady`](@ref) (`DynamicSS`'s own rule has one maximum over the batch, so that samples with small
+states could end too early beside large ones). Samples that overflow do not stop the others.
+
+A batch is one ODE, whose samples share their steps. On a GPU it is the only way; on the CPU
+[`search`](@ref) is faster where it has the method, because each sample has its own steps.
+"""
+function follow end
+
+never_unstable(_...) = false
+
+"""
+    check_loaded(f, what, packages)
+
+Throw an error unless the function has a method: that of an extension, which the packages load.
+"""
+function check_loaded(f, what, packages)
+    isempty(methods(f)) || return nothing
+    throw(ArgumentError("Julia's packages for $what are not loaded: `using $packages` first."))
+end
+
+function search_on_device(solver::Solver, network, flat, h, u0)
+    check_loaded(follow, "equilibria on a GPU", FOR_STEADY_STATES)
+    solver.name in (:tsit5, ODE_METHODS...) && return follow(solver, network, flat, h, u0)
     throw(
         ArgumentError(
             "On a GPU the Julia engine has the solvers tsit5, $(join(ODE_METHODS, ", ")); found " *

@@ -6,6 +6,7 @@ struct Training
     learning_rate::Float64
     alpha::Float64
     jacobian_penalty::Float64
+    init_penalty::Float64
     train_encoder::Bool
 end
 
@@ -31,7 +32,9 @@ end
 """
     open_session(; n_features, n_outputs, n_state, hidden_layer_sizes, activation, stability,
         contraction, horizon, solver, abstol, reltol, ode_abstol, ode_reltol, max_steps, adjoint,
-        loss, learning_rate, alpha, jacobian_penalty, train_encoder, device, names, arrays, layers = nothing, opt_count = 0, opt_m = nothing, opt_v = nothing) -> Session
+        loss, learning_rate, alpha, jacobian_penalty, train_encoder, device, names, arrays,
+        init_penalty = 0.0, init = "cell", layers = nothing, opt_count = 0, opt_m = nothing,
+        opt_v = nothing) -> Session
 
 Open a session on copies of `arrays`, in whose element type it works.
 
@@ -43,8 +46,10 @@ Open a session on copies of `arrays`, in whose element type it works.
   - `hidden_layer_sizes`: the cell's hidden widths; `activation`: `identity`, `logistic`, `tanh` or
     `relu`; `stability`: `none`, `jacobian`, `monotone` or `contractive`, then with the Lipschitz
     bound `contraction`.
-  - `layers`: encoder, cell and decoder as [`LayeredNetwork`](@ref)s, `n_state` being the number of
-    values of the state; a cell that is `nothing` is the dense one. Or `nothing`: none of them is.
+  - `layers`: encoder, cell, decoder and first guess as [`LayeredNetwork`](@ref)s, `n_state` being the
+    number of values of the state; what is `nothing` is the dense one. Or `nothing`: all of them are.
+  - `init`: u(0) where `layers` do not say it: `cell`, f(0, h), or `zero`. `init_penalty`: of a first
+    guess's distance from the states.
   - `horizon`: final time of the neural ODE, or `nothing` for its steady state.
   - `solver`: `tsit5`, `anderson`, `broyden`, `newton`, `fixed_point` or, for the monotone cell,
     `peaceman_rachford`; or one of [`ODE_METHODS`](@ref), once its package is loaded. `abstol` and
@@ -56,38 +61,87 @@ Open a session on copies of `arrays`, in whose element type it works.
   - `learning_rate`: Adam's; `train_encoder`: false keeps the encoder as it is.
   - `device`: `auto`, `cpu` or `cuda`.
   - `opt_count`, `opt_m`, `opt_v`: what [`optimizer_state`](@ref) returned, to go on from there.
+
+# Example
+
+```julia
+using PyDEQ: equilibrium, get_arrays, load_data!, loss_and_grad, open_session, optimizer_state,
+    restore!, snapshot, train_batch!, trajectory
+session = open_session(;
+    n_features = 1, n_outputs = 1, n_state = nothing, hidden_layer_sizes = Int[],
+    activation = "tanh", stability = "none", contraction = 0.9, horizon = nothing,
+    solver = "anderson", abstol = 1.0e-8, reltol = 1.0e-8, ode_abstol = 1.0e-8, ode_reltol = 1.0e-8,
+    max_steps = 100, adjoint = "implicit", loss = "squared_error", learning_rate = 0.1, alpha = 0.0,
+    jacobian_penalty = 0.0, train_encoder = true, device = "cpu",
+    names = ["cell.0.weight", "cell.0.bias"], arrays = [[0.5;;], [0.25]],
+)
+x = [1.0 2.0]                             # one sample a column
+found = equilibrium(session, x)           # z = (z + x) / 2 + 1 / 4
+found.state ≈ x .+ 0.5 && all(found.converged)
+probe = ones(1)                           # of the Jacobian penalty, which there is none of here
+loss, gradient = loss_and_grad(session, x, 2x, ones(2), probe)
+size(trajectory(session, x, 3)) == (1, 2, 4)
+load_data!(session, x, 2x, ones(2))
+before = snapshot(session)
+report = train_batch!(session, [1, 2], probe)
+report.loss ≈ loss && report.n_failed == 0
+count, m, v = optimizer_state(session)
+restore!(session, before)
+get_arrays(session) == [[0.5;;], [0.25]]
+```
 """
-function open_session(;
-        n_features::Int, n_outputs::Int, n_state::Union{Int, Nothing},
-        hidden_layer_sizes::AbstractVector{<:Integer}, activation::AbstractString,
-        stability::AbstractString, contraction::Real, horizon::Union{Real, Nothing},
-        solver::AbstractString, abstol::Real, reltol::Real, ode_abstol::Real, ode_reltol::Real,
-        max_steps::Int, adjoint::AbstractString, loss::AbstractString,
-        learning_rate::Real, alpha::Real, jacobian_penalty::Real, train_encoder::Bool,
-        device::AbstractString, names::AbstractVector, arrays::AbstractVector,
-        layers = nothing, opt_count::Int = 0, opt_m = nothing, opt_v = nothing,
-    )
-    model = Model(;
-        n_features, n_outputs, n_state, hidden_layer_sizes, activation = Symbol(activation),
-        stability = Symbol(stability), contraction = Float64(contraction),
-        horizon = horizon === nothing ? nothing : Float64(horizon),
-    )
-    layers === nothing || (model = with_layers(model, layers...))
-    spec = Solver(
-        Symbol(solver), abstol, reltol, ode_abstol, ode_reltol, max_steps, Symbol(adjoint)
-    )
-    training = Training(Symbol(loss), learning_rate, alpha, jacobian_penalty, train_encoder)
-    check(model, spec, training)
-    place = find_device(device)
+open_session(; settings...) = open_session(Dict{Symbol, Any}(settings))
+
+# One compilation for all settings: each has its type, and nothing is converted.
+function open_session(given::Dict{Symbol, Any})
+    settings = merge(OPTIONAL_SETTINGS, given)
+    model, solver, training = model_of(settings), solver_of(settings), training_of(settings)
+    check(model, solver, training)
+    place = find_device(settings[:device]::String)
     check_place(model, place)
-    order = order_of(model, names)
+    order = order_of(model, settings[:names]::Vector{String})
+    arrays = settings[:arrays]::Vector
     theta = flatten(model, order, arrays, eltype(first(arrays)), place)
     session = Session(
-        model, spec, training, place, order, weight_mask(model, theta), theta, nothing,
-        opt_count, nothing, Pool(),
+        model, solver, training, place, order, weight_mask(model, theta), theta, nothing,
+        settings[:opt_count]::Int, nothing, Pool(),
     )
-    session.optimizer = optimizer_tree(session, opt_m, opt_v)
+    session.optimizer = optimizer_tree(session, settings[:opt_m], settings[:opt_v])
     return session
+end
+
+const OPTIONAL_SETTINGS = Dict{Symbol, Any}(
+    :init => "cell", :init_penalty => 0.0, :layers => nothing, :opt_count => 0, :opt_m => nothing,
+    :opt_v => nothing,
+)
+
+function model_of(settings)
+    model = Model(
+        settings[:n_features]::Int, settings[:n_outputs]::Int,
+        settings[:n_state]::Union{Int, Nothing}, settings[:hidden_layer_sizes]::Vector{Int},
+        Symbol(settings[:activation]::String), Symbol(settings[:stability]::String),
+        settings[:contraction]::Float64, settings[:horizon]::Union{Float64, Nothing},
+    )
+    parts = something(settings[:layers], (nothing, nothing, nothing, nothing))
+    init = something(parts[4], Symbol(settings[:init]::String))
+    init isa Symbol && check_choice("init", init, (:cell, :zero))
+    return with_layers(model, parts[1], parts[2], parts[3], init)
+end
+
+function solver_of(settings)
+    number(name) = settings[name]::Float64
+    return Solver(
+        Symbol(settings[:solver]::String), number(:abstol), number(:reltol), number(:ode_abstol),
+        number(:ode_reltol), settings[:max_steps]::Int, Symbol(settings[:adjoint]::String),
+    )
+end
+
+function training_of(settings)
+    number(name) = settings[name]::Float64
+    return Training(
+        Symbol(settings[:loss]::String), number(:learning_rate), number(:alpha),
+        number(:jacobian_penalty), number(:init_penalty), settings[:train_encoder]::Bool,
+    )
 end
 
 function check(model::Model, solver::Solver, training::Training)
@@ -102,8 +156,14 @@ function check(model::Model, solver::Solver, training::Training)
             ),
         )
     end
-    # Said now, if its package is not there.
+    # Said now, if a package is not there.
     solver.name in ODE_METHODS && ode_algorithm(Val(solver.name))
+    if model.horizon !== nothing
+        check_loaded(integrate, "a finite horizon", "DiffEqFlux, OrdinaryDiffEqTsit5, Zygote")
+        check_loaded(pass_by_zygote, "a finite horizon", "DiffEqFlux, OrdinaryDiffEqTsit5, Zygote")
+    elseif solver.adjoint === :unrolled
+        check_loaded(pass_by_zygote, "adjoint=\"unrolled\"", "Zygote")
+    end
     if solver.name === :peaceman_rachford && model.stability !== :monotone
         throw(
             ArgumentError(
@@ -116,9 +176,9 @@ function check(model::Model, solver::Solver, training::Training)
 end
 
 """Return where in `names` the model's parameters are."""
-function order_of(model::Model, names)
+function order_of(model::Model, names::Vector{String})
     expected = parameter_names(model)
-    order = indexin(expected, String.(names))
+    order = indexin(expected, names)
     if length(names) != length(expected) || any(isnothing, order)
         throw(
             ArgumentError(
@@ -130,23 +190,39 @@ function order_of(model::Model, names)
 end
 
 """Return the caller's arrays as one vector of element type T on the device."""
-function flatten(model::Model, order, arrays, ::Type{T}, device::Device) where {T}
-    copies = [Array{T}(arrays[i]) for i in order]
-    for (name, shape, array) in zip(parameter_names(model), parameter_shapes(model), copies)
-        size(array) == shape && continue
-        throw(DimensionMismatch("$name has the shape $shape; found $(size(array))."))
+function flatten(model::Model, order, arrays::Vector, ::Type{T}, device::Device) where {T}
+    names, shapes = parameter_names(model), parameter_shapes(model)
+    flat = Vector{T}(undef, sum(prod, shapes; init = 0))
+    at = 1
+    for (k, i) in enumerate(order)
+        array = arrays[i]
+        if size(array) != shapes[k]
+            throw(DimensionMismatch("$(names[k]) has the shape $(shapes[k]); found $(size(array))."))
+        end
+        copyto!(flat, at, array, 1, length(array))
+        at += length(array)
     end
-    return to_device(device, glue(copies))
+    return to_device(device, flat)
 end
 
-"""Return host arrays in the caller's order from a vector like theta."""
-function unflatten(session::Session, flat)
-    arrays = cut(Array(flat), parameter_shapes(session.model))
-    given = Vector{Any}(undef, length(arrays))
-    for (array, i) in zip(arrays, session.order)
-        given[i] = Array(array)
+"""Write a vector like theta to arrays in the caller's order."""
+function unflatten!(arrays::Vector, session::Session, flat)
+    host = convert(Array, flat)
+    at = 1
+    for i in session.order
+        n = length(arrays[i])
+        copyto!(arrays[i], 1, host, at, n)
+        at += n
     end
-    return given
+    return arrays
+end
+
+function unflatten(session::Session{T}, flat) where {T}
+    arrays = Vector{Any}(undef, length(session.order))
+    for (i, shape) in zip(session.order, parameter_shapes(session.model))
+        arrays[i] = Array{T}(undef, shape)
+    end
+    return unflatten!(arrays, session, flat)
 end
 
 function weight_mask(model::Model, theta)
@@ -213,9 +289,9 @@ end
 """
     load_data!(session, x, target, weight)
 
-Make copies of the training data resident: `x` (n_features, n), of any real element type, which
-batches alone are converted from; `target` (n_outputs, n) or, for `log_loss`, (n,), classes from 1;
-`weight` (n,), not negative.
+Make the training data resident: `x` (n_features, n), of any real element type, which batches alone
+are converted from; `target` (n_outputs, n) or, for `log_loss`, (n,), classes from 1; `weight` (n,),
+not negative. An `x` that is an `Array` is not copied on the CPU: it must stay as it is.
 """
 function load_data!(session::Session{T}, x, target, weight) where {T}
     session.data = (
@@ -240,46 +316,31 @@ is integrated by itself.
 """
 function equilibrium(session::Session{T}, x; each::Bool = false) where {T}
     (; model, solver, theta) = session
-    encoder, cell, decoder = parts(model, theta)
-    h = model.encoder(encoder, to_device(session.device, Array{T}(x)))
-    outcome = find_states(model, solver, acting_cell(model, cell), h, each)
+    encoder, cell, decoder, init = parts(model, theta)
+    h = model.encoder(encoder, to_device(session.device, convert(Array{T}, x)))
+    flat = acting_cell(model, cell)
+    outcome = find_states(model, solver, flat, h, start_of(model, flat, init, h), each)
     return (
         state = Array(outcome.u), output = Array(model.decoder(decoder, outcome.u)),
         residual = residual(outcome), outcome.n_evals, outcome.converged,
     )
 end
 
-function find_states(model::Model, solver::Solver, flat, h, each)
+function find_states(model::Model, solver::Solver, flat, h, u0, each)
     n = size(h, 2)
     shares_steps = model.horizon !== nothing || solver.name in ODE_METHODS
     is_alone = !each || n <= 1 || !shares_steps
-    if model.horizon === nothing && is_alone
-        return search(solver, model.cell, flat, h)
+    if !is_alone
+        start(j) = u0 === nothing ? nothing : u0[:, j:j]
+        return together([find_states(model, solver, flat, h[:, j:j], start(j), false) for j in 1:n])
     end
+    model.horizon === nothing && return search(solver, model.cell, flat, h, u0)
     found = Ref{Outcome}()
-    if is_alone
-        integrate(model, solver, flat, h, model.horizon, found)
-        return found[]
-    end
-    return together([find_states(model, solver, flat, h[:, j:j], false) for j in 1:n])
+    integrate(model, solver, flat, h, u0, found)
+    return found[]
 end
 
 function trajectory(session::Session{T}, x, depth::Integer) where {T}
-    x = to_device(session.device, Array{T}(x))
+    x = to_device(session.device, convert(Array{T}, x))
     return Array(trajectory(session.model, session.theta, x, Int(depth)))
-end
-
-"""
-    versions() -> Dict{String, String}
-
-Return the versions of Julia and of the packages that do the work.
-"""
-function versions()
-    modules = (
-        Lux, LuxCore, DiffEqFlux, SteadyStateDiffEq, OrdinaryDiffEqTsit5, SciMLSensitivity,
-        SciMLBase, Zygote, Optimisers, PyDEQ,
-    )
-    found = Dict(string(nameof(m)) => string(pkgversion(m)) for m in modules)
-    found["julia"] = string(VERSION)
-    return found
 end

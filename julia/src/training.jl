@@ -18,10 +18,11 @@ that of the iterations wherever they ended.
 """
 function batch_loss(theta, session::Session, x, target, weight, probe, tape::Tape)
     (; model, solver, training) = session
-    encoder, cell, decoder = parts(model, theta)
+    encoder, cell, decoder, init = parts(model, theta)
     h = encode(model.encoder, encoder, x)
     flat = acting_cell(model, cell)
-    u = states(model, solver, flat, h, tape.found)
+    u0 = start_of(model, flat, init, h)
+    u = states(model, solver, flat, h, u0, tape.found)
     kept, w = @ignore_derivatives begin
         outcome = tape.found[]
         counts = is_unrolled(session) ? finite_columns(outcome.u) : outcome.converged
@@ -34,6 +35,10 @@ function batch_loss(theta, session::Session, x, target, weight, probe, tape::Tap
         squares = weight_squares(session.is_weight, theta)
         loss += eltype(theta)(training.alpha / 2) * squares / sum(w)
     end
+    if learns_init(model)
+        squares = sum(abs2, u .- u0; dims = 1)
+        loss += eltype(theta)(training.init_penalty / model.width) * sum(w .* squares) / sum(w)
+    end
     if model.stability === :jacobian && training.jacobian_penalty != 0
         v = (@ignore_derivatives u) .+ h
         mean = sum(w .* jacobian_estimate(model.cell, flat, v, probe)) / sum(w)
@@ -44,16 +49,15 @@ end
 
 is_unrolled(session) = session.model.horizon === nothing && session.solver.adjoint === :unrolled
 
-"""The same as [`pass_by_hand`](@ref), for every session."""
-function pass_by_zygote(session::Session, x, target, weight, probe, tape::Tape)
-    value, back = Zygote.pullback(session.theta) do theta
-        batch_loss(theta, session, x, target, weight, probe, tape)
-    end
-    return value, () -> only(back(one(value)))
-end
+"""
+    pass_by_zygote(session, x, target, weight, probe, tape)
+
+The same as [`pass_by_hand`](@ref), for every session: a method of the extension for Zygote.
+"""
+function pass_by_zygote end
 
 """
-    batch_gradient(session, x, target, weight, probe)
+    batch_gradient(session, x, target, weight, probe, depth)
 
 Return loss, gradient (like theta) and a report of one batch: `weight`, the sum of those that
 counted, and `n_evals`, `residual` and `converged` of the samples that have a weight.
@@ -61,7 +65,7 @@ counted, and `n_evals`, `residual` and `converged` of the samples that have a we
 Samples whose state is not finite would turn every gradient into NaN, and those that do not reach a
 finite horizon hold up the others: the batch is then passed once more without them.
 """
-function batch_gradient(session::Session{T}, x, target, weight, probe) where {T}
+function batch_gradient(session::Session{T}, x, target, weight, probe, depth) where {T}
     rows = findall(>(0), weight)
     n_evals, converged = zeros(Int, length(weight)), fill(false, length(weight))
     residuals = zeros(T, length(weight))
@@ -72,7 +76,7 @@ function batch_gradient(session::Session{T}, x, target, weight, probe) where {T}
         everyone = length(active) == length(weight)
         batch = everyone ? (x, target, weight) :
             (x[:, active], samples(target, active), weight[active])
-        value, back = goes_by_hand(session) ? pass_by_hand(session, batch..., tape) :
+        value, back = goes_by_hand(session, depth) ? pass_by_hand(session, batch..., probe, tape, depth) :
             pass_by_zygote(session, batch..., probe, tape)
         outcome = tape.found[]
         n_evals[active] .+= outcome.n_evals
@@ -99,22 +103,23 @@ function batch_gradient(session::Session{T}, x, target, weight, probe) where {T}
 end
 
 """
-    train_batch!(session, indices, probe)
+    train_batch!(session, indices, probe, depth = 0)
 
 Take one optimiser step on the loaded samples `indices` (from 1), with `probe` (width,) for the
-Jacobian penalty. A batch that no sample of counts changes nothing.
+Jacobian penalty. A batch that no sample of counts changes nothing. With a `depth` the state is not an
+equilibrium but what so many steps u <- f(u, h) make.
 
 Return `loss` and `weight` (the sum of those that counted), `grad_norm`, `n_evals` (summed over the
 samples), `n_samples` (those that have a weight), `worst_residual` and `n_failed`.
 """
-function train_batch!(session::Session{T}, indices::AbstractVector{<:Integer}, probe) where {T}
+function train_batch!(session::Session{T}, indices::AbstractVector{<:Integer}, probe, depth::Int = 0) where {T}
     session.data === nothing && throw(ArgumentError("There is no data yet: call load_data! first."))
     x, target, weight = session.data
     indices = Vector{Int}(indices)
     rewind!(session.pool)
     loss, gradient, report = batch_gradient(
         session, batch_of(x, indices, session), samples(target, indices), weight[indices],
-        to_device(session.device, Array{T}(probe)),
+        to_device(session.device, convert(Array{T}, probe)), depth,
     )
     report.weight > 0 && step!(session, gradient)
     return (
@@ -155,17 +160,23 @@ function step!(session::Session, gradient)
 end
 
 """
-    loss_and_grad(session, x, target, weight, probe) -> (loss, arrays)
+    loss_and_grad(session, x, target, weight, probe, depth = 0) -> (loss, arrays)
 
 Return the loss of one batch, penalties included, and its gradient in the order of the names. The
-gradient of an encoder that is not trained is zero.
+gradient of an encoder that is not trained is zero. For the `depth` see [`train_batch!`](@ref).
 """
-function loss_and_grad(session::Session{T}, x, target, weight, probe) where {T}
-    move(array) = to_device(session.device, Array{T}(array))
+function loss_and_grad(session::Session, x, target, weight, probe, depth::Int = 0)
+    loss, gradient = loss_and_gradient(session, x, target, weight, probe, depth)
+    return loss, unflatten(session, gradient)
+end
+
+"""The same, the gradient like theta."""
+function loss_and_gradient(session::Session{T}, x, target, weight, probe, depth) where {T}
+    move(array) = to_device(session.device, convert(Array{T}, array))
     rewind!(session.pool)
     loss, gradient, _ = batch_gradient(
-        session, move(x), to_device(session.device, as_target(T, target)), Array{T}(weight),
-        move(probe),
+        session, move(x), to_device(session.device, as_target(T, target)), convert(Array{T}, weight),
+        move(probe), depth,
     )
-    return Float64(loss), unflatten(session, gradient)
+    return Float64(loss), gradient
 end

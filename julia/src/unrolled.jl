@@ -5,13 +5,14 @@
 const UNROLLED = filter(!=(:newton), OWN_SOLVERS)
 
 """
-    unroll(solver, cell, flat, h, found) -> (width, n)
+    unroll(solver, cell, flat, h, u0, found) -> (width, n)
 
-Return the states where [`search`](@ref) ends, differentiable in `flat` and `h` through its steps.
+Return the states where [`search`](@ref) from `u0` ends, differentiable in `flat`, `h` and `u0` through
+its steps; a `u0` that is nothing is f(0, h).
 The [`Outcome`](@ref) is put into `found`.
 """
-function unroll(solver::Solver, cell::AbstractNetwork, flat, h, found::Base.RefValue{Outcome})
-    u = cell(flat, zero(h), h)
+function unroll(solver::Solver, cell::AbstractNetwork, flat, h, u0, found::Base.RefValue{Outcome})
+    u = u0 === nothing ? cell(flat, zero(h), h) : u0
     fu = cell(flat, u, h)
     step, memory = stepper(solver, cell, flat, h, u, fu)
     active, n_steps = @ignore_derivatives (goes_on(u, fu, solver), zeros(Int, size(u, 2)))
@@ -26,7 +27,7 @@ function unroll(solver::Solver, cell::AbstractNetwork, flat, h, found::Base.RefV
         end
     end
     @ignore_derivatives begin
-        n_evals = 2 .+ (solver.name === :tsit5 ? 6 : 1) .* n_steps
+        n_evals = (u0 === nothing ? 2 : 1) .+ (solver.name === :tsit5 ? 6 : 1) .* n_steps
         found[] = Outcome(u, fu, n_evals, is_steady(u, fu, solver))
     end
     return u
@@ -42,6 +43,12 @@ function stepper(solver::Solver, cell, flat, h, u, fu)
     name === :anderson && return ((u, fu, memory, k) -> anderson_step(f, u, fu, memory)), ()
     name === :broyden && return ((u, fu, memory, k) -> broyden_step(f, u, fu, memory, k)), ()
     name === :tsit5 && return tsit5_stepper(solver, f, u, fu)
+    cell isa Network || throw(
+        ArgumentError(
+            "adjoint=\"unrolled\" with solver=\"peaceman_rachford\" needs a cell of one Dense layer. " *
+                "Take another solver, or adjoint=\"implicit\".",
+        ),
+    )
     return splitting_stepper(cell, flat, h, u)
 end
 

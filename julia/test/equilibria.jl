@@ -77,9 +77,9 @@ end
         stability = "contractive", contraction = 0.7, hidden_layer_sizes = [5, 9],
         activation = "relu",
     )
-    model = PyDEQ.Model(;
-        s.n_features, s.n_outputs, s.n_state, s.hidden_layer_sizes, activation = :relu,
-        stability = :contractive, s.contraction, s.horizon,
+    model = PyDEQ.Model(
+        s.n_features, s.n_outputs, s.n_state, s.hidden_layer_sizes, :relu, :contractive, s.contraction,
+        s.horizon,
     )
     arrays = random_arrays(s; scale = 30.0)
     flat = PyDEQ.acting_cell(model, PyDEQ.glue(arrays[3:(end - 2)]))

@@ -75,7 +75,7 @@ end
     @test PyDEQ.apply!(pulled, jacobian, rows, true) ≈ PyDEQ.pull(cell, flat, v, rows)
     @test dot(PyDEQ.apply!(pushed, jacobian, v, false), rows) ≈ dot(v, pulled)
     penalty(flat) = sum(PyDEQ.jacobian_estimate(cell, flat, v, probe))
-    gradient = only(PyDEQ.Zygote.gradient(penalty, flat))
+    gradient = only(Zygote.gradient(penalty, flat))
     direction = only(random_direction([flat], 1))
     quotient = difference_quotient(a -> penalty(only(a)), [flat], [direction]; step = 1.0e-4)
     @test abs(gradient' * direction - quotient) <= 1.0e-7 * norm(gradient)
@@ -115,13 +115,16 @@ end
         (; activation = "logistic", adjoint = "jfb"),
         (; n_state = nothing, n_outputs = 3, activation = "relu", solver = "fixed_point"),
         (; stability = "monotone", hidden_layer_sizes = Int[], solver = "peaceman_rachford"),
+        (; stability = "jacobian", jacobian_penalty = 0.7, hidden_layer_sizes = [5, 9]),
+        (; stability = "jacobian", jacobian_penalty = 0.7, activation = "logistic"),
+        (; stability = "jacobian", jacobian_penalty = 0.7, hidden_layer_sizes = Int[], init = "zero"),
     ]
     s = settings(; changes...)
     x, target, weight = random_batch(s)
     weight[2] = 0
     session = open_with(s, random_arrays(s))
-    @test PyDEQ.goes_by_hand(session)
-    found, back = PyDEQ.pass_by_hand(session, x, target, weight, PyDEQ.Tape())
+    @test PyDEQ.goes_by_hand(session, 0)
+    found, back = PyDEQ.pass_by_hand(session, x, target, weight, probe_of(s), PyDEQ.Tape(), 0)
     expected, general = PyDEQ.pass_by_zygote(session, x, target, weight, probe_of(s), PyDEQ.Tape())
     @test found ≈ expected rtol = 1.0e-12
     @test off_by(back(), general()) < 1.0e-8

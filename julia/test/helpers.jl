@@ -1,13 +1,19 @@
 # Builders and comparisons that the tests share.
 
+using DiffEqFlux: DiffEqFlux
 using LinearAlgebra: I, dot, norm, opnorm
+using Lux: Lux
 using OrdinaryDiffEqAdamsBashforthMoulton: OrdinaryDiffEqAdamsBashforthMoulton
 using OrdinaryDiffEqLowOrderRK: OrdinaryDiffEqLowOrderRK
 using OrdinaryDiffEqStabilizedRK: OrdinaryDiffEqStabilizedRK
+using OrdinaryDiffEqTsit5: Tsit5
 using PyDEQ
 using PyDEQ: equilibrium, get_arrays, has_cuda, load_data!, loss_and_grad, open_session,
-    optimizer_state, restore!, snapshot, train_batch!, trajectory, versions
+    optimizer_state, restore!, snapshot, train_batch!, trajectory
 using Random: Xoshiro, randn!
+using SciMLSensitivity: SciMLSensitivity
+using SteadyStateDiffEq: DynamicSS
+using Zygote: Zygote
 
 const TIGHT = (abstol = 1.0e-11, reltol = 1.0e-11, ode_abstol = 1.0e-12, ode_reltol = 1.0e-12)
 

@@ -1,10 +1,7 @@
 # The layer, its cells and solvers, by Lux's own means; the programs of README.md.
 
-using Lux: Chain, Dense, Lux
-using OrdinaryDiffEqTsit5: Tsit5
+using Lux: Chain, Dense
 using SciMLBase: SteadyStateProblem, solve, successful_retcode
-using SteadyStateDiffEq: DynamicSS
-using Zygote: Zygote
 
 """A layer that the package does not know, with the same parameters and values."""
 struct Unknown{L} <: Lux.AbstractLuxWrapperLayer{:layer}

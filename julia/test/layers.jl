@@ -1,22 +1,27 @@
-using Lux: Lux
 using PyDEQ: apply!, bound_with_slopes, described_layer, described_network, linearize, move!, on_host
-using Zygote: Zygote
 
 # The layers are written out by hand: Lux has the same, and differences have their gradients.
 
 const IMAGE, STATE = (6, 7, 2), (3, 4, 4)
 
-same(kind, name = "", shape = STATE; options...) = described_layer(kind, name, shape, shape; options...)
+"""A layer of these fields, as Python describes it."""
+function made(kind, name, given, gives; stride = 1, padding = "zero", options...)
+    all_of = (; stride, padding, options...)
+    names, values_of = String[string(key) for key in keys(all_of)], Any[values(all_of)...]
+    return described_layer(kind, name, collect(given), collect(gives), names, values_of)
+end
+
+same(kind, name = "", shape = STATE; options...) = made(kind, name, shape, shape; options...)
 
 function every_layer()
     block = [same("Conv", "1.0"; kernel_size = 3), same("Activation"; activation = "tanh")]
     layers = [
-        described_layer("Conv", "0", IMAGE, STATE; kernel_size = 3, stride = 2),
+        made("Conv", "0", IMAGE, STATE; kernel_size = 3, stride = 2),
         same("Activation"; activation = "relu"),
         same("Residual", "1"; layers = block),
         same("GroupNorm", "2"; groups = 2, epsilon = 1.0e-3),
-        described_layer("MeanPool", "", STATE, (1, 2, 4); size = 2), same("MaxPool", "", (1, 2, 4); size = 1),
-        described_layer("Flatten", "", (1, 2, 4), (8,)), described_layer("Dense", "3", (8,), (5,)),
+        made("MeanPool", "", STATE, (1, 2, 4); size = 2), same("MaxPool", "", (1, 2, 4); size = 1),
+        made("Flatten", "", (1, 2, 4), (8,)), made("Dense", "3", (8,), (5,)),
         same("Activation", "", (5,); activation = "logistic"),
     ]
     return described_network(layers, IMAGE, (5,))
@@ -62,7 +67,7 @@ end
     end
 
     # A cell: as many values come out as go in.
-    layers = [same("GroupNorm", "0"; groups = 1), same("Conv", "1"; kernel_size = 2, padding = "circular")]
+    layers = [same("GroupNorm", "0"; groups = 1, epsilon = 1.0e-5), same("Conv", "1"; kernel_size = 2, padding = "circular")]
     cell = described_network(layers, STATE, STATE)
     flat = randn(Xoshiro(5), cell.n_parameters)
     u, h = (randn(Xoshiro(i), prod(STATE), 3) for i in 6:7)

@@ -2,9 +2,8 @@
 
 function small_model(; stability, activation)
     is_monotone = stability === :monotone
-    return PyDEQ.Model(;
-        n_features = 20, n_outputs = 20, n_state = nothing, activation, stability,
-        hidden_layer_sizes = is_monotone ? Int[] : [30], contraction = 0.9, horizon = nothing,
+    return PyDEQ.Model(
+        20, 20, nothing, is_monotone ? Int[] : [30], activation, stability, 0.9, nothing
     )
 end
 
@@ -30,7 +29,7 @@ end
         @test maximum(abs, found.u .- expected.u) < 10tolerance
         @test found.fu ≈ model.cell(flat, found.u, h)
         again = Ref{PyDEQ.Outcome}()
-        @test PyDEQ.unroll(solver_of(name), model.cell, flat, h, again) === again[].u
+        @test PyDEQ.unroll(solver_of(name), model.cell, flat, h, nothing, again) === again[].u
         @test maximum(abs, again[].u .- expected.u) < 10tolerance
         @test all(again[].converged)
         # Rounding may decide whether a step is taken, not more.
@@ -56,7 +55,7 @@ end
 
 @testset "the gradient of the spectral bound" for shape in ((5, 9), (9, 5), (4, 4))
     weight, direction = randn(Xoshiro(3), shape), randn(Xoshiro(4), shape)
-    gradient = only(PyDEQ.Zygote.gradient(PyDEQ.log_norm_bound, weight))
+    gradient = only(Zygote.gradient(PyDEQ.log_norm_bound, weight))
     bound(d) = PyDEQ.log_norm_bound(weight .+ d .* direction)
     @test dot(gradient, direction) ≈ (bound(1.0e-6) - bound(-1.0e-6)) / 2.0e-6 rtol = 1.0e-6
 end

@@ -103,9 +103,12 @@ def get_engine(
         return open_engine(name, device)
     choice = auto_choice()
     if choice == "julia" and model is not None and solver is not None:
-        from pydeq.engines.julia import JuliaEngine
+        from pydeq.engines.julia import JuliaEngine, missing_on_gpu
 
-        if missing := what_is_missing(JuliaEngine, model, solver):
+        missing = what_is_missing(JuliaEngine, model, solver)
+        if not missing and device == "cuda":
+            missing = missing_on_gpu(model, solver)
+        if missing:
             _log.info("engine='auto': JAX (%s)", missing)
             choice = "jax"
     return open_engine(choice, device)

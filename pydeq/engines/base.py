@@ -206,15 +206,6 @@ class AbstractEngine(abc.ABC):
     has_functions: ClassVar[bool] = False
     """Whether its cells may be Python functions."""
 
-    has_monotone_layers: ClassVar[bool] = False
-    """Whether its monotone cell may be a convolution."""
-
-    has_scales: ClassVar[bool] = False
-    """Whether it has `Branches` and `Fuse`."""
-
-    has_starts: ClassVar[bool] = False
-    """Whether it has a first guess other than f(0, h), and epochs of a fixed depth."""
-
     @abc.abstractmethod
     def __init__(self, device: str = "auto") -> None: ...
 
@@ -245,22 +236,6 @@ def what_is_missing(engine: type[AbstractEngine], model: ModelSpec, solver: Solv
         return (
             f"The {engine.name} engine does not have a cell that is a Python function; the jax "
             "engine has"
-        )
-    is_monotone = model.stability == "monotone" and model.cell is not None
-    if is_monotone and not engine.has_monotone_layers:
-        return (
-            f"The {engine.name} engine has stability='monotone' with cell=None alone; the jax "
-            "engine has a convolution too"
-        )
-    if (model.init != "cell" or solver.fixed_depth is not None) and not engine.has_starts:
-        return (
-            f"The {engine.name} engine has init='cell' and fixed_depth=None alone; the jax engine "
-            "has others"
-        )
-    if model.has_scales and not engine.has_scales:
-        return (
-            f"The {engine.name} engine does not have Branches and Fuse, layers at several "
-            "resolutions; the jax engine has"
         )
     is_unrolled = solver.adjoint == "unrolled" and model.horizon is None
     for asked, value, available in (

@@ -60,7 +60,7 @@ class DEQClassifier(ClassifierMixin, AbstractDEQEstimator):
     init : {"cell", "zero", "encoder"} or sequence of Layer, default="cell"
         Where each search begins, u(0): at ``f(0, h)``, at 0, at h, or at what layers make of h, in
         the state's shape. Such a guess learns where the equilibria are: see `init_penalty` (the
-        skip DEQ of Pal et al. 2022). Only the JAX engine has others than ``"cell"``.
+        skip DEQ of Pal et al. 2022).
     init_penalty : float, default=1.0
         Factor of the mean square of ``z - u(0)`` in the loss, where `init` has weights. It is all
         that they learn from with ``adjoint="implicit"`` or ``"jfb"``.
@@ -97,7 +97,7 @@ class DEQClassifier(ClassifierMixin, AbstractDEQEstimator):
         A fit begins with `fixed_depth_epochs` epochs in which so many steps u <- f(u, h) from u(0)
         take the place of the search, and gradients go through them. Their loss does not count for
         `tol`. A fit that goes on from fitted weights has none, and the calls of `partial_fit` are
-        the epochs of one fit. None: every epoch searches equilibria. Only the JAX engine has it.
+        the epochs of one fit. None: every epoch searches equilibria.
     fixed_depth_epochs : int, default=1
         How many such epochs there are.
     learning_rate_init : float, default=2e-3

@@ -53,7 +53,7 @@ else:
 def measure(checkout, case, data):
     """Return what a new process measured, by name."""
     run = subprocess.run(
-        [sys.executable, "-c", WORK, case, str(data)],
+        [sys.executable, "-P", "-c", WORK, case, str(data)],
         env={**os.environ, "PYTHONPATH": str(checkout), "PYDEQ_CACHE_DIR": ""},
         capture_output=True,
         text=True,

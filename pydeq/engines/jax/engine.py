@@ -26,9 +26,6 @@ class JaxEngine(AbstractEngine):
     name = "jax"
     solvers = SOLVERS
     stabilities = STABILITIES
-    has_starts = True
-    has_scales = True
-    has_monotone_layers = True
     has_functions = True
     unrolls = tuple(name for name in SOLVERS if name != "newton")
 

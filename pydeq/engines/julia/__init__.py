@@ -1,10 +1,10 @@
 """The Julia engine: the bundled Julia project, driven through juliacall."""
 
 from pydeq.engines.julia import runtime
+from pydeq.engines.julia.engine import JuliaEngine, missing_on_gpu
 from pydeq.engines.julia.environment import bundled_project, find_julia
 from pydeq.engines.julia.install import install_julia, julia_status
 from pydeq.engines.julia.probe import check_ends
-from pydeq.engines.julia.session import JuliaEngine
 
 __all__ = [
     "JuliaEngine",
@@ -13,5 +13,6 @@ __all__ = [
     "find_julia",
     "install_julia",
     "julia_status",
+    "missing_on_gpu",
     "runtime",
 ]

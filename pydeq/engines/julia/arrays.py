@@ -1,44 +1,29 @@
 """Arrays on their way between numpy and Julia: the same bytes, never transposed.
 
-Julia's arrays are in column order, pydeq's numpy arrays in row order. A C-order ``(n, f)`` array is
-handed over as its transposed view, which Julia sees as its own ``(f, n)``; what comes back goes the
-same way. Each way is one copy of the memory.
+Julia's arrays are in column order, pydeq's numpy arrays in row order. So the memory of a C-order
+``(n, f)`` array is that of Julia's ``(f, n)``. Julia reads and writes it where it is.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-__all__ = ["from_julia", "julia_view"]
+__all__ = ["to_julia"]
 
 
-def julia_view(array: Any, dtype: Any) -> np.ndarray:
-    """Return `array` with its axes reversed, in column order, as Julia's arrays are.
-
-    Parameters
-    ----------
-    array : array-like (n, f)
-        Or any other number of axes. What is not in C order, or not of the dtype, is copied.
-    dtype : numpy.dtype
-
-    Returns
-    -------
-    ndarray (f, n)
-        A view where it can be.
-    """
-    return np.ascontiguousarray(array, dtype).T
-
-
-def from_julia(value: Any) -> np.ndarray:
-    """Return a numpy copy, in C order, of a Julia array, its axes reversed.
+def to_julia(array_at: Callable[..., Any], array: np.ndarray) -> Any:
+    """Return the memory of an array as an array of Julia's, its axes reversed.
 
     Parameters
     ----------
-    value : juliacall.ArrayValue (f, n)
-        Or any other number of axes.
+    array_at : callable
+        PyDEQ's function of that name.
+    array : ndarray (n, f)
+        In C order, with any number of axes. It must live as long as Julia's array is used.
 
     Returns
     -------
-    ndarray (n, f)
+    juliacall.ArrayValue (f, n)
     """
-    return np.array(np.asarray(value).T, order="C", copy=True)
+    return array_at(array.dtype.name, array.ctypes.data, *reversed(array.shape))

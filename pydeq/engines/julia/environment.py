@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import json
 import os
 import shutil
 import sys
@@ -23,6 +24,7 @@ __all__ = [
     "find_julia",
     "julia_option",
     "missing_packages",
+    "packages_shown",
 ]
 
 INSTALL = "pydeq julia install"
@@ -197,10 +199,12 @@ def _to_install(found: JuliaEnvironment) -> str:
     """Return how to get what is missing into the project."""
     if found.can_install:
         return INSTALL
+    wanted = json.loads(OWN_JSON.read_text(encoding="utf-8"))["packages"]
+    others = ", ".join(f'"{name}"' for name in wanted if name != "PyDEQ")
     return (
         "pydeq may install nothing here. On a machine with a network, make a project with "
         f"julia --project={found.project or 'FOLDER'} -e 'using Pkg; Pkg.develop(path=\""
-        f'{bundled_project()}"); Pkg.add(name="PythonCall", '
+        f'{bundled_project()}"); Pkg.add([{others}]); Pkg.add(name="PythonCall", '
         f'version="{metadata.version("juliacall")}")\', copy it and the packages '
         "(~/.julia, or JULIA_DEPOT_PATH) here, and set PYTHON_JULIAPKG_EXE to Julia and "
         "PYTHON_JULIAPKG_PROJECT to the project"
@@ -274,6 +278,19 @@ def _imaged(found: JuliaEnvironment) -> JuliaEnvironment:
     if objection := image.objection():
         return replace(found, note=objection)
     return replace(found, image=str(image.path))
+
+
+SHOWN = ("PyDEQ", "PythonCall", "Lux", "DiffEqFlux", "OrdinaryDiffEqTsit5", "SteadyStateDiffEq")
+SHOWN_TOO = ("SciMLSensitivity", "SciMLBase", "NonlinearSolve", "Zygote", "Optimisers", "CUDA")
+
+
+def packages_shown(found: JuliaEnvironment) -> dict[str, str]:
+    """Return the versions of the packages that matter most, of those that the project has."""
+    try:
+        packages = (found.project and manifest_packages(found.project)) or {}
+    except BrokenFileError:
+        return {}
+    return {name: packages[name] for name in SHOWN + SHOWN_TOO if packages.get(name)}
 
 
 def missing_packages(packages: dict[str, str]) -> list[str]:

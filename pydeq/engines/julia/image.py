@@ -8,19 +8,24 @@ import hashlib
 import json
 import os
 import sys
+import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from pydeq.engines.julia.notes import BrokenFileError, newest_manifest, read_record
+from pydeq.engines.julia.notes import (
+    BrokenFileError,
+    manifest_packages,
+    newest_manifest,
+    read_record,
+)
 from pydeq.engines.julia.probe import show
 from pydeq.errors import EngineUnavailableError
 
 __all__ = ["BUILD_AGAIN", "Image", "find_image"]
 
 BUILD_AGAIN = "pydeq julia install --sysimage"
-PACKAGES = ("PyDEQ", "PythonCall")
 
 _SUFFIX = {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
 _WORDS = {
@@ -88,7 +93,17 @@ class Image:
             "bytes": self.path.stat().st_size,
         }
 
-    def build(self, say: Callable[[str], None], packages: tuple[str, ...] = PACKAGES) -> None:
+    def packages(self) -> list[str]:
+        """Return what is loaded in an image: PyDEQ, PythonCall, what PyDEQ's extensions are for.
+
+        A package that is not in the image but needs one that is would have to be compiled anew.
+        """
+        project = tomllib.loads((self.sources / "Project.toml").read_text(encoding="utf-8"))
+        wanted = set(project["weakdeps"]) - set(project["extensions"]["PyDEQCUDAExt"])
+        there = manifest_packages(str(self.path.parent)) or {}
+        return ["PyDEQ", "PythonCall", *sorted(wanted & there.keys())]
+
+    def build(self, say: Callable[[str], None]) -> None:
         """Build it, in place of the one that is there.
 
         Raises
@@ -105,7 +120,7 @@ class Image:
             self._run([*julia, "-e", _ADD_COMPILER])
         new = self.path.with_stem(f"{self.path.stem}-new")
         script = self.sources / "sysimage" / "build.jl"
-        self._run([*julia, str(script), str(self.path.parent), str(new), *packages])
+        self._run([*julia, str(script), str(self.path.parent), str(new), *self.packages()])
         new.replace(self.path)
         self._record()
 

@@ -15,9 +15,9 @@ from pydeq.engines.julia.environment import (
     JuliaEnvironment,
     bundled_project,
     find_julia,
+    packages_shown,
 )
 from pydeq.engines.julia.image import find_image
-from pydeq.engines.julia.notes import BrokenFileError, manifest_packages
 from pydeq.engines.julia.probe import MAX_SHOWN, check_ends, show
 from pydeq.errors import EngineUnavailableError
 
@@ -39,9 +39,6 @@ CUDA_PACKAGES = {
 _TEST_SECONDS = 2 * 3600
 """Precompiling takes 20 minutes on two cores, and more on less."""
 
-_SHOWN = ("PyDEQ", "PythonCall", "Lux", "DiffEqFlux", "OrdinaryDiffEq", "SteadyStateDiffEq")
-_SHOWN_TOO = ("SciMLSensitivity", "SciMLBase", "NonlinearSolve", "Zygote", "Optimisers", "CUDA")
-
 
 def julia_status() -> list[tuple[str, str]]:
     """Return what is found of Julia as lines of a name and a text; starts and writes nothing."""
@@ -53,11 +50,7 @@ def julia_status() -> list[tuple[str, str]]:
         ("project", found.project or "none"),
         ("PyDEQ", str(bundled_project())),
     ]
-    try:
-        packages = (found.project and manifest_packages(found.project)) or {}
-    except BrokenFileError:  # which is the problem above
-        packages = {}
-    lines += [(name, packages[name]) for name in _SHOWN + _SHOWN_TOO if packages.get(name)]
+    lines += packages_shown(found).items()
     if found.image:
         lines.append(("system image", found.image))
     if found.note:
@@ -168,7 +161,7 @@ def self_test() -> None:
     """Solve, differentiate and train a small affine model, whose answers are known."""
     import numpy as np
 
-    from pydeq.engines.julia.session import JuliaEngine
+    from pydeq.engines.julia.engine import JuliaEngine
     from pydeq.model import ModelSpec, OptimizerSpec, SolverSpec
 
     model = ModelSpec(1, 1, None, ())

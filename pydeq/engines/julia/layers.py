@@ -12,20 +12,22 @@ __all__ = ["describe"]
 
 
 def describe(julia: Julia, model: ModelSpec) -> Any:
-    """Return encoder, cell and decoder as PyDEQ's networks of layers.
+    """Return encoder, cell, decoder and first guess as PyDEQ's networks of layers.
 
-    A cell that is not given as layers is None: Julia has it, as other models do, of dense layers.
+    What is not given as layers is None: Julia has it, as other models do, of dense layers.
     """
     network = model.network
     state, output = array_shape(network.state_shape), (model.n_outputs,)
-    cell = None
+    encoder = cell = decoder = init = None
+    if model.has_layers:
+        encoder = _network(julia, network.encoder, network.input_shape, state)
+        decoder = _network(julia, network.decoder, state, output)
     if model.cell is not None:
         cell = _network(julia, network.cell, state, state)
-    return julia.vector(
-        _network(julia, network.encoder, network.input_shape, state),
-        cell,
-        _network(julia, network.decoder, state, output),
-    )
+    if not isinstance(model.init, str):
+        init = _network(julia, network.init, state, state)
+    parts = (encoder, cell, decoder, init)
+    return None if parts == (None,) * 4 else julia.vector(*parts)
 
 
 def _network(julia: Julia, part: Part, given: Shape, gives: Shape) -> Any:
@@ -40,7 +42,9 @@ def _layers(julia: Julia, part: Part) -> Any:
 def _layer(julia: Julia, placed: Placed) -> Any:
     shapes = _shape(julia, placed.takes), _shape(julia, array_shape(placed.gives))
     kind = type(placed.layer).__name__
-    return julia.pydeq.described_layer(kind, placed.name, *shapes, **_options(julia, placed))
+    options = _options(julia, placed)
+    names, values = julia.strings(*options), julia.vector(*options.values())
+    return julia.pydeq.described_layer(kind, placed.name, *shapes, names, values)
 
 
 def _options(julia: Julia, placed: Placed) -> dict[str, Any]:
@@ -59,15 +63,16 @@ def _options(julia: Julia, placed: Placed) -> dict[str, Any]:
 def _of_images(julia: Julia, placed: Placed) -> dict[str, Any]:
     """Return the shapes of several images that it is given in a row, and what they go through.
 
-    ``images`` is empty where all `Branches` are given the same. What a `Fuse` gives image
-    ``target`` from image ``source``, counted from 0, goes through ``layer``; of a coarser one each
-    pixel is then repeated ``step`` times in height and width.
+    ``images`` is empty where all `Branches` are given the same; ``made`` is what each of them
+    makes. What a `Fuse` gives image ``target`` from image ``source``, counted from 0, goes through
+    ``layer``; of a coarser one each pixel is then repeated ``step`` times in height and width.
     """
     several = placed.given if is_several(placed.given) else ()
     images = julia.vector(*[_shape(julia, image) for image in several])
     if isinstance(placed.layer, layers.Branches):
         branches = [_layers(julia, part) for part in placed.parts]
-        return {"images": images, "branches": julia.vector(*branches)}
+        made = julia.vector(*[_shape(julia, image) for image in placed.gives])
+        return {"images": images, "made": made, "branches": julia.vector(*branches)}
     assert isinstance(placed.layer, layers.Fuse)
     paths = zip(placed.layer.paths(placed.given), placed.parts, strict=True)
     said = [

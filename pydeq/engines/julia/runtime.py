@@ -22,6 +22,7 @@ from pydeq.engines.julia.environment import (
     bundled_project,
     find_julia,
     julia_option,
+    packages_shown,
 )
 from pydeq.engines.julia.probe import find_library
 from pydeq.errors import EngineError, EngineUnavailableError
@@ -60,23 +61,23 @@ class Julia:
     ----------
     pydeq : module
         The Julia module PyDEQ; its function ``f!`` is the attribute ``f_b``.
-    array : callable
-        Copies a numpy array to a Julia array of the same shape.
     vector, strings, integers : callable
         Make a ``Vector{Any}``, ``Vector{String}``, ``Vector{Int}`` of their arguments.
     load : callable
         Loads the Julia packages of these names, where the project has all of them, and returns the
         names of those that it has not.
+    version : callable
+        Returns Julia's version as a text.
     describe : callable
         Returns the type, the message and the trace of a Julia exception and its backtrace.
     """
 
     pydeq: Any
-    array: Callable[..., Any]
     vector: Callable[..., Any]
     strings: Callable[..., Any]
     integers: Callable[..., Any]
     load: Callable[..., Any]
+    version: Callable[..., Any]
     describe: Callable[..., Any]
 
 
@@ -136,7 +137,8 @@ def versions() -> dict[str, str]:
     """Return the versions of Julia and of the packages that the engine is made of."""
     julia = start()
     with calling("Asking for versions"):
-        return {str(name): str(text) for name, text in julia.pydeq.versions().items()}
+        version = str(julia.version())
+    return {"julia": version, **packages_shown(find_julia())}
 
 
 @contextlib.contextmanager
@@ -337,7 +339,6 @@ end
 """
 
 _HELPERS = {
-    "array": "x -> Array(x)",
     "vector": "(items...) -> Any[items...]",
     "strings": "(items...) -> String[items...]",
     "integers": "(items...) -> Int[items...]",
@@ -348,6 +349,7 @@ function (names...)
     return missing_ones
 end
 """,
+    "version": "() -> string(VERSION)",
     "describe": """
 function (exception, backtrace)
     message = sprint(showerror, exception; context = :limit => true)

@@ -1,166 +1,100 @@
-"""The Julia engine's side of the contract: numpy in, numpy out, PyDEQ.jl at work between.
+"""A session of the Julia engine: numpy in, numpy out, PyDEQ.jl at work between.
 
 PyDEQ is called once a batch, so that Ctrl-C is heard between two batches.
 """
 
-import logging
 from collections.abc import Callable
 from typing import Any, final
 
 import numpy as np
 
 from pydeq.engines.base import (
-    AbstractEngine,
     AbstractSession,
     BatchReport,
     EpochReport,
     OnBatch,
-    check_supported,
     epoch_report,
 )
 from pydeq.engines.julia import runtime
-from pydeq.engines.julia.arrays import from_julia, julia_view
+from pydeq.engines.julia.arrays import to_julia
 from pydeq.engines.julia.layers import describe
-from pydeq.errors import EngineError, EngineUnavailableError
+from pydeq.errors import EngineError
 from pydeq.model import (
-    ODE_METHODS,
-    SOLVERS,
-    STABILITIES,
     Equilibrium,
     ModelSpec,
     OptimizerSpec,
     Params,
     SolverSpec,
-    check_params,
     iter_batches,
     probes,
 )
 
-__all__ = ["JuliaEngine", "JuliaSession"]
+__all__ = ["JuliaSession"]
 
 CHUNK = 1024
 """Most samples that `equilibrium` solves at once."""
 
-METHOD_PACKAGES = ("AdamsBashforthMoulton", "LowOrderRK", "StabilizedRK")
-"""The parts of OrdinaryDiffEq that have ``ODE_METHODS``."""
-
-_log = logging.getLogger(__name__)
-
-
-@final
-class JuliaEngine(AbstractEngine):
-    """Solve and train with the Julia package PyDEQ, in this process.
-
-    The first one starts Julia, which takes seconds; see :func:`pydeq.engines.julia.runtime.start`.
-    """
-
-    name = "julia"
-    solvers = SOLVERS + ODE_METHODS
-    stabilities = STABILITIES
-    unrolls = tuple(name for name in SOLVERS if name != "newton")
-
-    def __init__(self, device: str = "auto") -> None:
-        self._julia = runtime.start()
-        self.device = _find_device(self._julia, device)
-
-    def open(
-        self,
-        model: ModelSpec,
-        solver: SolverSpec,
-        optimizer: OptimizerSpec,
-        params: Params,
-        optimizer_state: Params | None = None,
-    ) -> "JuliaSession":
-        """See :meth:`AbstractEngine.open`."""
-        check_supported(type(self), model, solver)
-        check_params(model, params)
-        if solver.name in ODE_METHODS:
-            _load_methods(self._julia, solver.name)
-        return JuliaSession(
-            self._julia, self.device, model, solver, optimizer, params, optimizer_state
-        )
-
-
-def _find_device(julia: runtime.Julia, name: str) -> str:
-    if name == "cpu":
-        return "cpu"
-    reason = "Julia sees no NVIDIA GPU that works"
-    try:
-        with runtime.calling("Looking for a GPU"):
-            julia.load("CUDA", "LuxCUDA", "cuDNN")
-            if julia.pydeq.has_cuda():
-                return "cuda"
-    except EngineError as error:
-        reason = str(error)
-        _log.warning("%s", reason)
-    if name == "cuda":
-        raise EngineUnavailableError(
-            f"device='cuda' was asked for, but: {reason}. `pydeq julia install --cuda` adds "
-            "Julia's CUDA packages; a CUDA driver is needed too. Or use device='auto' or 'cpu'."
-        )
-    return "cpu"
-
-
-def _load_methods(julia: runtime.Julia, name: str) -> None:
-    """Load OrdinaryDiffEq's methods beside Tsit5; PyDEQ does not, for the time that takes."""
-    packages = [f"OrdinaryDiffEq{kind}" for kind in METHOD_PACKAGES]
-    with runtime.calling(f"Loading solver={name!r}"):
-        missing = [str(package) for package in julia.load(*packages)]
-    if missing:
-        raise EngineUnavailableError(
-            f"solver={name!r} needs Julia's {', '.join(missing)}, which its project does not have. "
-            "`pydeq julia install` adds them. Or use solver='tsit5'."
-        )
-
 
 @final
 class JuliaSession(AbstractSession):
-    """See :class:`AbstractSession`."""
+    """See :class:`AbstractSession`.
+
+    Arrays are numpy's: Julia reads and writes their memory, which this side keeps alive.
+    """
 
     def __init__(self, julia, device, model, solver, optimizer, params, optimizer_state) -> None:
         self._julia: runtime.Julia = julia
         self._dtype = next(iter(params.values())).dtype
         self._model: ModelSpec = model
+        self._solver: SolverSpec = solver
         self._optimizer: OptimizerSpec = optimizer
-        self._names = list(params)
+        self._shapes = {name: value.shape for name, value in params.items()}
         self._n_loaded = 0
+        self._held: list[np.ndarray] = []  # what Julia's session has no copy of
         self._epoch = optimizer.epoch
         self._undo: Any = None
         settings = _settings(julia, device, model, solver, optimizer)
         with runtime.calling("Opening a session"):
-            self._session: Any = julia.pydeq.open_session(
-                **settings,
-                **self._optimizer_settings(optimizer_state),
-                names=julia.strings(*self._names),
-                arrays=self._vector(params.values()),
-            )
+            self._session: Any = self._open(settings, params, optimizer_state or {})
 
-    def _array(self, value: Any) -> Any:
-        return self._julia.array(julia_view(value, self._dtype))
+    def _open(self, settings: dict[str, Any], params: Params, saved: Params) -> Any:
+        """Open Julia's session, which copies what it is given."""
+        groups = {"arrays": params}
+        if saved:
+            settings["opt_count"] = int(saved["count"])
+            for moment in ("m", "v"):
+                groups[f"opt_{moment}"] = {name: saved[f"{moment}.{name}"] for name in params}
+        held = {
+            key: [self._array(value) for value in group.values()] for key, group in groups.items()
+        }
+        settings |= {key: self._vector(arrays) for key, arrays in held.items()}
+        settings["names"] = self._julia.strings(*params)
+        return self._julia.pydeq.open_session(
+            self._julia.strings(*settings), self._julia.vector(*settings.values())
+        )
 
-    def _target(self, target: np.ndarray) -> Any:
-        """Hand over values, or classes, which Julia counts from 1."""
+    def _array(self, value: Any) -> np.ndarray:
+        return np.ascontiguousarray(value, self._dtype)
+
+    def _empty(self, *shape: int) -> np.ndarray:
+        return np.empty(shape, self._dtype)
+
+    def _target(self, target: np.ndarray) -> np.ndarray:
+        """Return values, or classes, which Julia counts from 1."""
         if target.ndim == 1:
-            return self._julia.array(target + np.int32(1))
+            return np.asarray(target + 1, np.int32)
         return self._array(target)
 
-    def _vector(self, values: Any) -> Any:
-        return self._julia.vector(*[self._array(value) for value in values])
+    def _in_julia(self, value: Any) -> Any:
+        """Return an array, or a list of them, as Julia's in the same memory; all else as it is."""
+        if isinstance(value, np.ndarray):
+            return to_julia(self._julia.pydeq.array_at, value)
+        return self._vector(value) if isinstance(value, list) else value
 
-    def _named(self, arrays: Any, prefix: str = "") -> Params:
-        values = [from_julia(array) for array in arrays]
-        return {f"{prefix}{name}": v for name, v in zip(self._names, values, strict=True)}
+    def _vector(self, arrays: list[np.ndarray]) -> Any:
+        return self._julia.vector(*map(self._in_julia, arrays))
 
-    def _optimizer_settings(self, saved: Params | None) -> dict[str, Any]:
-        if not saved:
-            return {}
-        return {
-            "opt_count": int(saved["count"]),
-            "opt_m": self._vector(saved[f"m.{name}"] for name in self._names),
-            "opt_v": self._vector(saved[f"v.{name}"] for name in self._names),
-        }
-
-    def _call(self, function: str, *args: Any, **kwargs: Any) -> Any:
+    def _call(self, function: str, *args: Any) -> Any:
         """Call a function of PyDEQ on this session, after what is left to be undone."""
         if self._session is None:
             raise EngineError("This session has been closed.")
@@ -172,14 +106,19 @@ class JuliaSession(AbstractSession):
                 self._undo = snapshot
                 raise
         with runtime.calling(_DOING.get(function, function)):
-            return getattr(self._julia.pydeq, function)(self._session, *args, **kwargs)
+            given = map(self._in_julia, args)
+            return getattr(self._julia.pydeq, function)(self._session, *given)
 
     def load_data(self, x: np.ndarray, target: np.ndarray, weight: np.ndarray) -> None:
         """See :meth:`AbstractSession.load_data`."""
         # Julia converts a batch at a time, of what it has a type for.
         dtype = x.dtype if x.dtype.kind in "biuf" and x.dtype.itemsize <= 8 else self._dtype
-        samples = self._julia.array(julia_view(x, dtype.newbyteorder("=")))
+        samples = np.ascontiguousarray(x, dtype.newbyteorder("="))
+        # Julia reads the samples where they are: a copy of its own would bring on its garbage
+        # collector. Both are held until it is sure which it has.
+        self._held = [*self._held, samples]
         self._call("load_data_b", samples, self._target(target), self._array(weight))
+        self._held = [samples]
         self._n_loaded = len(x)
 
     def train_epoch(
@@ -207,33 +146,44 @@ class JuliaSession(AbstractSession):
     def _train(
         self, batches: list[np.ndarray], rows: np.ndarray, on_batch: OnBatch | None
     ) -> list[BatchReport]:
-        train: Callable[..., Any] = self._julia.pydeq.train_batch_b
+        step: Callable[..., Any] = self._julia.pydeq.write_step_b
+        numbers, depth = np.empty(7), self._depth()
+        report = self._in_julia(numbers)
         reports = []
-        with runtime.calling(_DOING["train_batch_b"]):
+        with runtime.calling(_DOING["write_step_b"]):
             for indices, row in zip(batches, rows, strict=True):
-                probe, at = self._julia.array(row), self._julia.array(indices + 1)
-                found = train(self._session, at, probe)
+                at = indices + 1
+                step(self._session, self._in_julia(at), self._in_julia(row), depth, report)
+                loss, weight, norm, n_evals, n_samples, worst, n_failed = numbers.tolist()
                 reports.append(
-                    BatchReport(*(getattr(found, field) for field in BatchReport._fields))
+                    BatchReport(loss, weight, norm, n_evals, int(n_samples), worst, int(n_failed))
                 )
                 if on_batch is not None:
                     on_batch(reports[-1])
         return reports
 
+    def _depth(self) -> int:
+        """Return the fixed depth of the next epoch, 0 for equilibria."""
+        is_fixed = self._epoch < self._solver.fixed_depth_epochs
+        return (self._solver.fixed_depth or 0) if is_fixed else 0
+
     def equilibrium(self, x: np.ndarray) -> Equilibrium:
         """See :meth:`AbstractSession.equilibrium`."""
-        parts = []
-        for start in range(0, len(x), CHUNK):
+        n = len(x)
+        found = Equilibrium(
+            self._empty(n, self._model.state_width),
+            self._empty(n, self._model.n_outputs),
+            self._empty(n),
+            np.empty(n, np.int64),
+            np.empty(n, bool),
+        )
+        arrays = (found.state, found.output, found.residual, found.n_evals, found.converged)
+        for start in range(0, n, CHUNK):
+            rows = slice(start, start + CHUNK)
             # Each sample by itself: no answer depends on what else is asked for.
-            found = self._call("equilibrium", self._array(x[start : start + CHUNK]), each=True)
-            fields = ("state", "output", "residual", "n_evals", "converged")
-            parts.append([from_julia(getattr(found, field)) for field in fields])
-        state, output, residual, n_evals, converged = (
-            np.concatenate(arrays) for arrays in zip(*parts, strict=True)
-        )
-        return Equilibrium(
-            state, output, residual, n_evals.astype(np.int64), converged.astype(bool)
-        )
+            parts = [array[rows] for array in arrays]
+            self._call("write_equilibrium_b", self._array(x[rows]), *parts)
+        return found
 
     def loss_and_grad(
         self, x: np.ndarray, target: np.ndarray, weight: np.ndarray
@@ -241,41 +191,52 @@ class JuliaSession(AbstractSession):
         """See :meth:`AbstractSession.loss_and_grad`."""
         probe = probes(self._optimizer.seed, 0, 1, self._model.state_width, self._dtype)[0]
         x, weight, probe = (self._array(value) for value in (x, weight, probe))
-        loss, grads = self._call("loss_and_grad", x, self._target(target), weight, probe)
-        return float(loss), self._named(grads)
+        gradient = self._like_params()
+        given = (x, self._target(target), weight, probe, self._depth())
+        loss = self._call("write_gradient_b", *given, list(gradient.values()))
+        return float(loss), gradient
 
     def trajectory(self, x: np.ndarray, depth: int) -> np.ndarray:
         """See :meth:`AbstractSession.trajectory`."""
-        return from_julia(self._call("trajectory", self._array(x), int(depth)))
+        states = self._empty(int(depth) + 1, len(x), self._model.state_width)
+        self._call("write_trajectory_b", self._array(x), states)
+        return states
+
+    def _like_params(self) -> Params:
+        return {name: self._empty(*shape) for name, shape in self._shapes.items()}
 
     def params(self) -> Params:
         """See :meth:`AbstractSession.params`."""
-        return self._named(self._call("get_arrays"))
+        params = self._like_params()
+        self._call("write_params_b", list(params.values()))
+        return params
 
     def optimizer_state(self) -> Params:
         """See :meth:`AbstractSession.optimizer_state`."""
-        count, m, v = self._call("optimizer_state")
+        m, v = self._like_params(), self._like_params()
+        count = self._call("write_moments_b", list(m.values()), list(v.values()))
         return {
             "count": np.array(int(count), np.int64),
-            **self._named(m, "m."),
-            **self._named(v, "v."),
+            **{f"m.{name}": value for name, value in m.items()},
+            **{f"v.{name}": value for name, value in v.items()},
         }
 
     def close(self) -> None:
         """See :meth:`AbstractSession.close`."""
         self._session = self._undo = None
+        self._held = []
 
 
 _DOING = {
     "load_data_b": "Loading the data",
-    "train_batch_b": "Training",
+    "write_step_b": "Training",
     "snapshot": "Training",
     "restore_b": "Undoing an epoch",
-    "equilibrium": "The search for equilibria",
-    "loss_and_grad": "The gradient",
-    "trajectory": "The trajectory",
-    "get_arrays": "Reading the weights",
-    "optimizer_state": "Reading the optimiser's state",
+    "write_equilibrium_b": "The search for equilibria",
+    "write_gradient_b": "The gradient",
+    "write_trajectory_b": "The trajectory",
+    "write_params_b": "Reading the weights",
+    "write_moments_b": "Reading the optimiser's state",
 }
 """What a function of PyDEQ does, in words, for the message of an error."""
 
@@ -289,27 +250,30 @@ def _settings(
 ) -> dict[str, Any]:
     """Return the specs as the keywords of PyDEQ's ``open_session``."""
     ode_abstol, ode_reltol = solver.ode_tolerances(model)
+    hidden = model.hidden_layer_sizes if model.cell is None else ()
     return {
-        "n_features": model.n_features,
-        "n_outputs": model.n_outputs,
+        "n_features": int(model.n_features),
+        "n_outputs": int(model.n_outputs),
         "n_state": model.state_width if model.has_layers else model.n_state,
-        "hidden_layer_sizes": julia.integers(*model.hidden_layer_sizes),
+        "hidden_layer_sizes": julia.integers(*hidden),
         "activation": model.activation,
         "stability": model.stability,
-        "contraction": model.contraction,
-        "horizon": model.horizon,
+        "contraction": float(model.contraction),
+        "horizon": None if model.horizon is None else float(model.horizon),
+        "init": model.init if isinstance(model.init, str) else "cell",
         "solver": solver.name,
-        "abstol": solver.abstol,
-        "reltol": solver.reltol,
-        "ode_abstol": ode_abstol,
-        "ode_reltol": ode_reltol,
-        "max_steps": solver.max_steps,
+        "abstol": float(solver.abstol),
+        "reltol": float(solver.reltol),
+        "ode_abstol": float(ode_abstol),
+        "ode_reltol": float(ode_reltol),
+        "max_steps": int(solver.max_steps),
         "adjoint": solver.adjoint,
         "loss": optimizer.loss,
-        "learning_rate": optimizer.learning_rate,
-        "alpha": optimizer.alpha,
-        "jacobian_penalty": optimizer.jacobian_penalty,
-        "train_encoder": optimizer.train_encoder,
+        "learning_rate": float(optimizer.learning_rate),
+        "alpha": float(optimizer.alpha),
+        "jacobian_penalty": float(optimizer.jacobian_penalty),
+        "init_penalty": float(optimizer.init_penalty),
+        "train_encoder": bool(optimizer.train_encoder),
         "device": device,
-        "layers": describe(julia, model) if model.has_layers else None,
+        "layers": describe(julia, model),
     }

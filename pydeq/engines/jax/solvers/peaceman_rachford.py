@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from pydeq.engines.jax.cell import activation, affine
 from pydeq.engines.jax.krylov import solve_linear
@@ -51,9 +52,10 @@ def _on_torus(conv: Placed, field: Field) -> Resolvent:
     kernel = field.weights["cell.0.weight"]
     channels, height, width = conv.given
     k = (kernel.shape[2] - 1) // 2
+    rows, columns = ((np.arange(2 * k + 1) - k) % size for size in (height, width))
     torus = jnp.zeros((*kernel.shape[:2], height, width), kernel.dtype)
-    torus = torus.at[:, :, : 2 * k + 1, : 2 * k + 1].set(kernel)
-    spectrum = jnp.fft.rfft2(jnp.roll(torus, (-k, -k), (2, 3))).conj()  # of a cross-correlation
+    torus = torus.at[:, :, rows[:, None], columns].add(kernel)  # a wide one goes round
+    spectrum = jnp.fft.rfft2(torus).conj()  # of a cross-correlation
     matrices = 2 * jnp.eye(channels, dtype=kernel.dtype) - spectrum.transpose(2, 3, 0, 1)
     inverse = jnp.linalg.inv(matrices)
 

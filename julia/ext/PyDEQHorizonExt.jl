@@ -1,4 +1,14 @@
 # The finite horizon: u(T) of the same field by DiffEqFlux's NeuralODE, differentiable.
+module PyDEQHorizonExt
+
+using ChainRulesCore: @ignore_derivatives
+using DiffEqFlux: NeuralODE
+using LuxCore: AbstractLuxLayer
+using OrdinaryDiffEqTsit5: Tsit5
+using PyDEQ: AbstractNetwork, ODE_METHODS, Outcome, PyDEQ, Solver, finite_columns, integrate, never_unstable,
+    ode_algorithm, together
+using SciMLBase: ReturnCode, successful_retcode
+using SciMLLogging: None
 
 """
     Augmented(cell)
@@ -19,16 +29,8 @@ function (layer::Augmented)(v::AbstractMatrix, flat, st)
     return dv::typeof(v), st
 end
 
-"""
-    integrate(model, solver, flat, h, time, found) -> (width, n)
-
-Return u(time) from u(0) = f(0, h) for h (width, n); the [`Outcome`](@ref) is put into `found`.
-
-`converged` says that the integration reached `time` within `max_steps` and is finite. Where it did
-not, the states that `found` holds are those that count; the returned ones need not be alike.
-"""
-function integrate(model, solver::Solver, flat, h::AbstractMatrix{T}, time, found) where {T}
-    u0 = model.cell(flat, zero(h), h)
+function PyDEQ.integrate(model, solver::Solver, flat, h::AbstractMatrix{T}, u0, found) where {T}
+    time = model.horizon
     field, ode = @ignore_derivatives begin
         field = Augmented(model.cell, Ref(0))
         ode = NeuralODE(
@@ -43,7 +45,7 @@ function integrate(model, solver::Solver, flat, h::AbstractMatrix{T}, time, foun
     sol = first(ode(vcat(u0, h), flat, NamedTuple()))
     u = last(sol.u)[1:size(h, 1), :]
     @ignore_derivatives found[] = reached(
-        model, solver, flat, h, u, sol, field.n_evals[] + 2, time
+        model, solver, flat, h, u0, u, sol, field.n_evals[] + 2
     )
     return u
 end
@@ -55,12 +57,12 @@ integrator_of(solver::Solver) =
 The outcome of an integration. Where it failed for a batch, whose samples share its steps, that may
 be one sample's doing: so they are integrated one by one to see which can reach the end.
 """
-function reached(model, solver, flat, h, u, sol, n_evals, time)
+function reached(model, solver, flat, h, u0, u, sol, n_evals)
     n = size(h, 2)
     if successful_retcode(sol)
         return Outcome(u, model.cell(flat, u, h), fill(n_evals, n), finite_columns(u))
     elseif n > 1
-        outcome = one_by_one(model, solver, flat, h, time)
+        outcome = one_by_one(model, solver, flat, h, u0)
         # Together they do not get there, and what came back of that is not to be used.
         all(outcome.converged) && fill!(outcome.converged, false)
         return outcome
@@ -70,10 +72,10 @@ function reached(model, solver, flat, h, u, sol, n_evals, time)
     return Outcome(u, model.cell(flat, u, h), fill(n_evals, n), fill(false, n))
 end
 
-function one_by_one(model, solver, flat, h, time)
+function one_by_one(model, solver, flat, h, u0)
     found = Ref{Outcome}()
     outcomes = map(axes(h, 2)) do j
-        integrate(model, solver, flat, h[:, j:j], time, found)
+        integrate(model, solver, flat, h[:, j:j], u0[:, j:j], found)
         found[]
     end
     return together(outcomes)
@@ -86,4 +88,4 @@ function finite_norm(u::AbstractArray{T}, _) where {T}
     return sqrt(total / max(length(u), 1))
 end
 
-never_unstable(_...) = false
+end

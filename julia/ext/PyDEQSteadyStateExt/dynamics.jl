@@ -55,42 +55,18 @@ end
 
 ode_function(field::HostField) = ODEFunction{true, SciMLBase.FullSpecialize}(field)
 
-"""
-    ode_algorithm(::Val{name})
-
-The method of OrdinaryDiffEq called `name`. Those beside `tsit5` come with the extension that their
-packages load.
-"""
-ode_algorithm(::Val{:tsit5}) = Tsit5()
-
-function ode_algorithm(::Val{name}) where {name}
-    throw(
-        ArgumentError(
-            "solver=\"$name\" needs the packages OrdinaryDiffEqAdamsBashforthMoulton, " *
-                "OrdinaryDiffEqLowOrderRK and OrdinaryDiffEqStabilizedRK: load them before.",
-        ),
-    )
-end
-
-"""
-    follow(solver, cell, flat, h) -> Outcome
-
-Follow du/dt = f(u, h) - u from u(0) = f(0, h) until every sample is steady by [`is_steady`](@ref)
-(`DynamicSS`'s own rule has one maximum over the batch, so that samples with small states could end
-too early beside large ones). Samples that overflow do not stop the others.
-"""
-function follow(solver::Solver, cell::Network, flat, h::AbstractMatrix)
+function PyDEQ.follow(solver::Solver, cell::Network, flat, h::AbstractMatrix, u0)
     field = Field(cell, size(h, 2))
     f(u) = cell(flat, u, h)
-    u = to_steady_state(solver, field, f(zero(h)), glue([flat, h]), f)
+    u = to_steady_state(solver, field, @something(u0, f(zero(h))), glue([flat, h]), f)
     return outcome_at(solver, u, f(u), field)
 end
 
-"""The same on the CPU."""
-function follow(solver::Solver, cell, h::Matrix{T}) where {T}
+# On the CPU.
+function PyDEQ.follow(solver::Solver, cell, h::Matrix{T}, u0) where {T}
     field = HostField(cell, h, Ref(0))
     f(u) = evaluate!(similar(h), cell, u, h)
-    u = to_steady_state(solver, field, f(zero(h)), T[], f)
+    u = to_steady_state(solver, field, @something(u0, f(zero(h))), T[], f)
     return outcome_at(solver, u, f(u), field)
 end
 

@@ -1,0 +1,157 @@
+# Layers at several resolutions: images that stand in one row of values, (size, n).
+
+"""The images of these shapes that stand in rows."""
+function apart(images::Vector{Dims}, rows)
+    ends = cumsum(prod.(images))
+    return [
+        reshape(rows[(stop - prod(image) + 1):stop, :], image..., :) for (image, stop) in zip(images, ends)
+    ]
+end
+
+in_rows(images) = reduce(vcat, [reshape(image, :, n_samples(image)) for image in images])
+
+"""The parameters of each of the lists of layers."""
+function of_each(lists, ps)
+    ends = cumsum([sum(length ∘ shapes, layers; init = 0) for layers in lists])
+    starts = [1; ends[1:(end - 1)] .+ 1]
+    return [ps[start:stop] for (start, stop) in zip(starts, ends)]
+end
+
+"""Each image through layers of its own; or one image through all of them."""
+struct BranchesLayer <: NestedLayer
+    given::Vector{Dims}  # empty: all are given the same
+    gives::Vector{Dims}
+    branches::Vector{Vector{Layer}}
+end
+
+shapes(layer::BranchesLayer) = reduce(vcat, [shapes(own) for own in reduce(vcat, layer.branches)]; init = Dims[])
+parameter_names(layer::BranchesLayer) =
+    reduce(vcat, parameter_names.(reduce(vcat, layer.branches)); init = String[])
+
+function forward(layer::BranchesLayer, ps, a)
+    given = isempty(layer.given) ? fill(a, length(layer.branches)) : apart(layer.given, a)
+    memories, made = Any[], Any[]
+    for (own, own_ps, image) in zip(layer.branches, of_each(layer.branches, ps), given)
+        value, memory = forward_all(own, own_ps, image)
+        push!(made, value)
+        push!(memories, memory)
+    end
+    total = in_rows(made)
+    return total, push!(memories, Any[total])  # for the gradient in what it is multiplied by
+end
+
+together_again(layer::BranchesLayer, rows) = isempty(layer.given) ? reduce(+, rows) : in_rows(rows)
+
+function pull(layer::BranchesLayer, ps, memories, row)
+    each = zip(layer.branches, of_each(layer.branches, ps), memories, apart(layer.gives, row))
+    return together_again(layer, [pull_all(own...) for own in each])
+end
+
+function pull_with_gradients(layer::BranchesLayer, ps, memories, row)
+    each = zip(layer.branches, of_each(layer.branches, ps), memories, apart(layer.gives, row))
+    pulled = [pull_all_with_gradients(own...) for own in each]
+    return together_again(layer, first.(pulled)), reduce(vcat, last.(pulled); init = Any[])
+end
+
+"""What image `target` gets from image `source`: of a coarser one each pixel `step` times, both ways."""
+struct Path
+    target::Int
+    source::Int
+    step::Int
+    layer::Layer
+end
+
+"""Each image plus what the others give it, through a convolution each."""
+struct FuseLayer <: NestedLayer
+    images::Vector{Dims}
+    paths::Vector{Path}
+end
+
+layers_of(layer::FuseLayer) = Layer[path.layer for path in layer.paths]
+shapes(layer::FuseLayer) = reduce(vcat, shapes.(layers_of(layer)); init = Dims[])
+parameter_names(layer::FuseLayer) = reduce(vcat, parameter_names.(layers_of(layer)); init = String[])
+
+is_refined(path::Path) = path.target < path.source
+
+"""Each pixel `step` times in width and height, as far as the image goes."""
+function repeated(a, step, (width, height))
+    at(size) = ((1:size) .- 1) .÷ step .+ 1
+    return a[at(width), at(height), :, :]
+end
+
+"""The transposed map."""
+function gathered(row, step, (width, height))
+    w, h, channels, n = size(row)
+    whole = zeros(eltype(row), width * step, height * step, channels, n)
+    whole[1:w, 1:h, :, :] = row
+    return reshape(sum(reshape(whole, step, width, step, height, channels, n); dims = (1, 3)), width, height, channels, n)
+end
+
+function forward(layer::FuseLayer, ps, a)
+    given = apart(layer.images, a)
+    total, memories = Any[given...], Any[]
+    for (path, own) in zip(layer.paths, each_with_parameters(layers_of(layer), ps))
+        made, memory = forward(path.layer, own, given[path.source])
+        push!(memories, memory)
+        is_refined(path) && (made = repeated(made, path.step, layer.images[path.target]))
+        total[path.target] = total[path.target] .+ made
+    end
+    all_of = in_rows(total)
+    return all_of, push!(memories, Any[all_of])
+end
+
+"""The rows that a path's layer is pulled with."""
+function row_of(layer::FuseLayer, path::Path, rows)
+    row = rows[path.target]
+    return is_refined(path) ? gathered(row, path.step, layer.images[path.source]) : row
+end
+
+pull(layer::FuseLayer, ps, memories, row) =
+    pull_paths(layer, ps, memories, row, (own...) -> (pull(own...), ()))[1]
+
+pull_with_gradients(layer::FuseLayer, ps, memories, row) =
+    pull_paths(layer, ps, memories, row, pull_with_gradients)
+
+function pull_paths(layer::FuseLayer, ps, memories, row, pull_one)
+    rows = apart(layer.images, row)
+    into, found = Any[rows...], Any[]
+    for (path, own, memory) in zip(layer.paths, each_with_parameters(layers_of(layer), ps), memories)
+        pulled, gradients_of = pull_one(path.layer, own, memory, row_of(layer, path, rows))
+        into[path.source] = into[path.source] .+ pulled
+        append!(found, gradients_of)
+    end
+    return in_rows(into), found
+end
+
+function bound_with_slopes(layer::BranchesLayer, ps)
+    each = [bounds_with_slopes(own...) for own in zip(layer.branches, of_each(layer.branches, ps))]
+    logs = [sum(first(own); init = false) for own in each]
+    total = isempty(layer.given) ? maximum(logs) + log(sum(abs2, exp.(logs .- maximum(logs)))) / 2 :
+        maximum(logs)
+    shares = isempty(layer.given) ? exp.(2 .* (logs .- total)) : (1:length(logs)) .== argmax(logs)
+    return total, times_shares(shares, [reduce(vcat, last(own); init = Any[]) for own in each])
+end
+
+function bound_with_slopes(layer::FuseLayer, ps)
+    logs, slopes = bounds_with_slopes(layers_of(layer), ps)
+    top = max(zero(eltype(logs)), maximum(logs))
+    matrix = Matrix(exp(-top) * I, length(layer.images), length(layer.images))
+    factors = [(is_refined(path) ? path.step : 1) * exp(log - top) for (path, log) in zip(layer.paths, logs)]
+    for (path, factor) in zip(layer.paths, factors)
+        matrix[path.target, path.source] += factor
+    end
+    log_bound, powers = gram_iteration(matrix)
+    slope = norm_slope(matrix, powers)
+    shares = [slope[path.target, path.source] * factor for (path, factor) in zip(layer.paths, factors)]
+    return log_bound + top, times_shares(shares, slopes)
+end
+
+"""The slopes in the parameters of parts, each times what its part's bound counts."""
+function times_shares(shares, slopes)
+    return reduce(
+        vcat,
+        [
+            Any[slope === nothing ? nothing : share .* slope for slope in own] for (share, own) in zip(shares, slopes)
+        ]; init = Any[],
+    )
+end
