@@ -3,6 +3,7 @@
 No test depends on whether a Julia is set up here but those marked `julia`, which need one.
 """
 
+import gc
 import os
 import shutil
 import sys
@@ -61,11 +62,16 @@ def pytest_configure(config):
     if CACHE not in os.environ:
         os.environ[CACHE] = tempfile.mkdtemp(prefix="pydeq-tests-")
         config.add_cleanup(lambda: shutil.rmtree(os.environ.pop(CACHE), ignore_errors=True))
+    # Processes share the machine, so that a BLAS of many threads would wait for itself in each.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 def pytest_sessionstart(session):
     # What is tested is not LLVM: without its optimisations the tests take half of the time.
     os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+    # Tracing makes many objects that live on; to look for circles in them takes a tenth of it.
+    gc.freeze()
+    gc.set_threshold(50_000)
 
 
 def pytest_addoption(parser):
@@ -106,6 +112,12 @@ def pytest_runtest_setup(item):
 def engine(request):
     """Each engine, for the tests of the contract; a new one is a name more here."""
     return engines.get_engine(request.param, device="cpu")
+
+
+@pytest.fixture
+def nothing_kept(monkeypatch):
+    """Write no program for other processes, where none has a use for it."""
+    monkeypatch.setenv(CACHE, "")
 
 
 @pytest.fixture

@@ -86,7 +86,7 @@ def start(folder, size, tasks, devices=1):
     """Start so many processes, each of which does all tasks."""
     # pydeq keeps no programs of several processes; JAX's own cache does.
     flags = {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}",
         "JAX_COMPILATION_CACHE_DIR": str(Path(os.environ["PYDEQ_CACHE_DIR"]) / "jax"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }

@@ -28,6 +28,8 @@ from pydeq.model import OptimizerSpec, SolverSpec, certify
 from pydeq.model.cell import acting_cell, linearize
 from pydeq.model.forward import forward
 
+pytestmark = pytest.mark.usefixtures("nothing_kept")
+
 IMAGES = {
     "input_shape": (1, 6, 6),
     "encoder": [Conv(2, stride=2), Activation()],

@@ -26,6 +26,8 @@ from pydeq.engines.julia import JuliaEngine
 from pydeq.layers import Conv, Dense, Flatten
 from pydeq.model import ModelSpec, OptimizerSpec, SolverSpec
 
+pytestmark = pytest.mark.usefixtures("nothing_kept")
+
 RNG = np.random.default_rng(0)
 START = {"weight": RNG.normal(0, 0.2, (4, 4)), "inject": RNG.normal(size=4), "slant": 0.3}
 X = RNG.normal(size=(8, 4))

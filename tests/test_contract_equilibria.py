@@ -28,6 +28,8 @@ from helpers import (
 
 from pydeq.model import SOLVERS, ModelSpec, SolverSpec, metrics
 
+pytestmark = pytest.mark.usefixtures("nothing_kept")
+
 
 def test_what_an_engine_does_not_have_is_refused(engine):
     params = random_params(MONOTONE)

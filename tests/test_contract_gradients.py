@@ -18,6 +18,8 @@ from helpers import (
     tight,
 )
 
+pytestmark = pytest.mark.usefixtures("nothing_kept")
+
 # name: changes of the model, the solver, the optimiser; scale of the cell's weights; dtype
 GRADIENTS = {
     "1 state": ({"n_state": 1}, {}, {}, 0.6, "float64"),

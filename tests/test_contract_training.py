@@ -30,6 +30,8 @@ from helpers import (
 from pydeq.engines import epoch_report
 from pydeq.model import OptimizerSpec, SolverSpec
 
+pytestmark = pytest.mark.usefixtures("nothing_kept")
+
 
 @pytest.mark.parametrize("case", TRAINING)
 def test_training_is_the_oracles(engine, case):

@@ -23,6 +23,8 @@ from pydeq.model import OptimizerSpec, SolverSpec, loss
 from pydeq.model.cell import acting_cell, linearize
 from pydeq.model.forward import forward
 
+pytestmark = pytest.mark.usefixtures("nothing_kept")
+
 # Kernels of even and of odd size, both paddings, and a stride.
 GIVEN = {
     "n_features": 36,

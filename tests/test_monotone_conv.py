@@ -21,6 +21,8 @@ from pydeq.layers import Activation, Conv, Dense, Flatten, MeanPool
 from pydeq.model import ModelSpec, OptimizerSpec, certify
 from pydeq.model.cell import acting_cell, linearize
 
+pytestmark = pytest.mark.usefixtures("nothing_kept")
+
 WIDTH = 2 * 4 * 5
 
 

@@ -1,11 +1,19 @@
 """Every notebook runs from top to bottom on a small job, with no warning but those it shows."""
 
 import re
+import sys
+import warnings
 from pathlib import Path
+from typing import NamedTuple
 
+import matplotlib.pyplot as plt
 import nbformat
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.utils.capture import capture_output
+from matplotlib_inline.backend_inline import configure_inline_support
 from nbclient import NotebookClient
+from traitlets.config import Config
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 NAMES = [
@@ -29,7 +37,7 @@ def code(notebook):
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
-TRAIN_FOR_LONG = ("03_mnist", "05_stability")
+INLINE = "module://matplotlib_inline.backend_inline"
 
 ALIKE_EVERYWHERE = {
     "PYDEQ_FAST": "1",
@@ -38,39 +46,65 @@ ALIKE_EVERYWHERE = {
 }
 
 
-def run(name, folder, monkeypatch, n_cells=None, **env):
-    """Execute the notebook, or its first cells, in an empty folder; return it with its outputs."""
-    for key, value in {**ALIKE_EVERYWHERE, **env}.items():
+@pytest.fixture
+def shell(tmp_path, monkeypatch):
+    """IPython in this process, so that no kernel has to load all that a notebook needs."""
+    for key, value in ALIKE_EVERYWHERE.items():
         monkeypatch.setenv(key, value)
-    monkeypatch.delenv("MPLBACKEND", raising=False)  # figures are drawn into the notebook
-    if name in TRAIN_FOR_LONG:
-        monkeypatch.delenv("XLA_FLAGS")  # of the tests, which spare the compiler
-    notebook = read(name)
-    notebook.cells = notebook.cells[:n_cells]
-    resources = {"metadata": {"path": str(folder)}}
-    NotebookClient(notebook, timeout=300, kernel_name="python3", resources=resources).execute()
-    return notebook
+    monkeypatch.chdir(tmp_path)
+    # What the first call takes for itself; pyplot knows one shell of a process, so it stays.
+    for name in ("excepthook", "displayhook", "ps1", "ps2", "ps3"):
+        monkeypatch.setattr(sys, name, getattr(sys, name, None), raising=False)
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
+    settings = Config({"HistoryManager": {"enabled": False}})
+    shell = InteractiveShell.instance(config=settings, ipython_dir=str(tmp_path))
+    shell.reset(new_session=False)
+    backend = plt.get_backend()
+    plt.switch_backend(INLINE)
+    configure_inline_support(shell, INLINE)
+    plt.ion()
+    yield shell
+    plt.close("all")
+    plt.ioff()
+    plt.switch_backend(backend)
 
 
-def text(cell, stream="stdout"):
-    return "".join(out.text for out in cell.outputs if out.get("name") == stream)
+class Cell(NamedTuple):
+    """A cell of code that was run, and what a reader sees below it."""
+
+    source: str
+    tags: list
+    said: str
+    errors: str
+    warned: list
+    n_figures: int
 
 
-def figures(cell):
-    return [out for out in cell.outputs if "image/png" in out.get("data", {})]
+def run(shell, name, n_cells=None):
+    """Execute the notebook, or its first cells, and return its cells of code."""
+    return [run_cell(shell, cell) for cell in code(read(name))[:n_cells]]
 
 
-def check(notebook):
+def run_cell(shell, cell):
+    # What a test makes an error a notebook shows, once for each cell.
+    with warnings.catch_warnings(record=True) as warned, capture_output() as shown:
+        warnings.simplefilter("default")
+        shell.run_cell(cell.source).raise_error()
+    n_figures = sum("image/png" in out.data for out in shown.outputs)
+    names = [warning.category.__name__ for warning in warned]
+    tags = cell.metadata.get("tags", [])
+    return Cell(cell.source, tags, shown.stdout, shown.stderr, names, n_figures)
+
+
+def check(cells):
     """Hold the outputs to what a reader is to see: figures once each, no stray warning."""
-    for cell in code(notebook):
-        said = text(cell, "stderr")
-        if SHOWS_WARNING in cell.metadata.get("tags", []):
-            assert "ConvergenceWarning" in said, cell.source
-        else:
-            assert not re.search("Warning|Error", said), said
+    for cell in cells:
+        expected = {"ConvergenceWarning"} if SHOWS_WARNING in cell.tags else set()
+        assert set(cell.warned) == expected, cell.source
+        assert not re.search("Warning|Error", cell.errors), cell.errors
         draws = re.search(r"plt\.subplots|plot\.", cell.source)
         animates = "animate" in cell.source
-        assert len(figures(cell)) == int(bool(draws) and not animates), cell.source
+        assert cell.n_figures == int(bool(draws) and not animates), cell.source
 
 
 def test_every_notebook_is_run():
@@ -85,10 +119,9 @@ def test_outputs_are_not_kept_in_git(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_runs(name, tmp_path, monkeypatch):
-    notebook = run(name, tmp_path, monkeypatch)
-    check(notebook)
-    output = "".join(text(cell) for cell in code(notebook))
+def test_runs(name, shell):
+    cells = run(shell, name)
+    check(cells)
     says = {
         "01_fixed_points": "measured on the way   0.6736",
         "02_double": "prediction for -5: -10.0",
@@ -97,25 +130,26 @@ def test_runs(name, tmp_path, monkeypatch):
         "05_stability": "contractive: nothing",
         "06_architectures": "converged: 5 of 5",
     }
-    assert says[name] in output
+    assert says[name] in "".join(cell.said for cell in cells)
 
 
-def test_without_mnist_it_says_so_and_goes_on(tmp_path, monkeypatch):
+def test_without_mnist_it_says_so_and_goes_on(shell, tmp_path, monkeypatch):
     up_to_data = 1 + next(
-        i for i, c in enumerate(read("03_mnist").cells) if "load_mnist(DATA)" in c.source
+        i for i, c in enumerate(code(read("03_mnist"))) if "load_mnist(DATA)" in c.source
     )
-    none = str(tmp_path / "none")
-    notebook = run("03_mnist", tmp_path, monkeypatch, up_to_data, PYDEQ_DATA=none)
-    check(notebook)
-    said = text(code(notebook)[-1])
-    assert "Going on with scikit-learn's 8 x 8 digits. MNIST is not complete" in said
-    assert "1,000 images to train on" in said
+    monkeypatch.setenv("PYDEQ_DATA", str(tmp_path / "none"))
+    cells = run(shell, "03_mnist", up_to_data)
+    check(cells)
+    assert "Going on with scikit-learn's 8 x 8 digits. MNIST is not complete" in cells[-1].said
+    assert "1,000 images to train on" in cells[-1].said
 
 
 @pytest.mark.julia
 def test_engines_with_julia(tmp_path, monkeypatch):
+    """In a kernel, as a reader has it."""
     monkeypatch.setenv("PYDEQ_FAST", "1")
     notebook = read("04_engines")
     resources = {"metadata": {"path": str(tmp_path)}}
     NotebookClient(notebook, timeout=1200, kernel_name="python3", resources=resources).execute()
-    assert "below: jax and julia" in "".join(text(cell) for cell in code(notebook))
+    outputs = [output for cell in code(notebook) for output in cell.outputs]
+    assert "below: jax and julia" in "".join(output.get("text", "") for output in outputs)

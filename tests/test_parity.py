@@ -14,6 +14,8 @@ from helpers import assert_near, assert_params_near
 from pydeq.engines import get_engine
 from pydeq.model import ODE_METHODS, SolverSpec
 
+pytestmark = pytest.mark.usefixtures("nothing_kept")
+
 REFERENCE = Path(__file__).parent / "data" / "julia_reference.npz"
 
 

@@ -24,6 +24,8 @@ from pydeq.model import ModelSpec, OptimizerSpec, SolverSpec, loss
 from pydeq.model.cell import acting_cell, linearize
 from pydeq.model.forward import forward
 
+pytestmark = pytest.mark.usefixtures("nothing_kept")
+
 DENSE = ModelSpec(3, 2, 4, (5,), stability="contractive")
 GUESS = (Dense(3), Activation("tanh"), Dense(4))
 LEARNED = dataclasses.replace(DENSE, init=GUESS)
