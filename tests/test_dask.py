@@ -1,11 +1,13 @@
 """Many fits on Dask: searches by joblib's backend, and dask_ml's wrappers around an estimator."""
 
+import contextlib
 import logging
 import warnings
 
 import joblib
 import numpy as np
 import pytest
+from example_cases import run_example
 from sklearn.model_selection import GridSearchCV
 
 from pydeq import DEQClassifier
@@ -57,3 +59,14 @@ def test_dask_ml_trains_and_predicts_block_by_block():
     whole = wrappers.ParallelPostFit(model.estimator_)
     found = np.asarray(whole.predict_proba(blocks))
     np.testing.assert_allclose(found, expected.predict_proba(X), rtol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.usefixtures("close_figures")
+def test_the_example_runs(client, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("dask_ml")
+    # Its own cluster would be another two processes like these.
+    monkeypatch.setattr(distributed, "Client", lambda **_: contextlib.nullcontext(client))
+    monkeypatch.chdir(tmp_path)
+    run_example("searches.py")
+    assert "best learning rate: 0.01" in capsys.readouterr().out
