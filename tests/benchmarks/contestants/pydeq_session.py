@@ -33,7 +33,7 @@ class Contestant(AbstractContestant):
     def __init__(self, task: Task, settings: dict[str, Any]) -> None:
         estimator = _estimator(task, settings)
         try:
-            specs = fit_specs(estimator.get_params(), ("log_loss",), len(task.x), 784, 10)
+            specs = fit_specs(estimator.get_params(), "log_loss", len(task.x), 784, 10)
             engine = get_engine(settings.get("engine", "jax"), "cpu")
         except (ValueError, EngineUnavailableError) as error:
             raise SkippedError(str(error)) from error
@@ -45,7 +45,7 @@ class Contestant(AbstractContestant):
         kind = "monotone" if specs.model.stability == "monotone" else "mlp"
         self.form = f"{kind} {specs.model.activation}"
         self._batch_size = specs.training.batch_size
-        self._x, self._target = task.x, np.eye(10, dtype="f4")[task.y]
+        self._x, self._target = task.x, task.y.astype(np.int32)
         self._open = partial(engine.open, specs.model, specs.solver, specs.optimizer)
         self._session = self._open(params)
         self._session.load_data(self._x, self._target, np.ones(len(task.x), "f4"))
