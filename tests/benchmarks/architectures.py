@@ -26,7 +26,7 @@ MODELS = {
             n_state=256,
             hidden_layer_sizes=(),
             stability="monotone",
-            **{"alpha": 1e-2, "max_iter": 30, "random_state": 0, **settings},
+            **{"alpha": 0.06, "max_iter": 30, "random_state": 0, **settings},
         ),
         0.984,
     ),

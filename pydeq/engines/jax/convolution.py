@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-__all__ = ["Pads", "correlate", "patches"]
+__all__ = ["Pads", "correlate", "correlate_one", "patches"]
 
 Pads = tuple[tuple[int, int], tuple[int, int]]
 """Zeros before and after the rows, and before and after the columns."""
@@ -44,29 +44,59 @@ def _pull_back(
     k = len(kernel)
     above, beside = (tuple(k - 1 - n for n in pad) for pad in pads)
     to_a: Any = correlate(g, kernel[::-1, ::-1].swapaxes(2, 3), (above, beside))
-    seen = patches(jnp.pad(a, ((0, 0), *pads, (0, 0))), k, 1, g.shape[1:3])
-    return to_a, (seen.T @ g.reshape(-1, g.shape[3])).reshape(kernel.shape)
+    a, size, rows = jnp.pad(a, ((0, 0), *pads, (0, 0))), g.shape[1:3], g.reshape(-1, g.shape[3])
+    # One product for each row of the kernel: XLA computes what made `a` anew for each pixel that
+    # is seen, and less often so.
+    seen = (patches(a[:, i:], (1, k), 1, size) for i in range(k))
+    return to_a, jnp.stack([row.T @ rows for row in seen]).reshape(kernel.shape)
 
 
 correlate.defvjp(_forward, _pull_back)
 
 
-def patches(a: jax.Array, k: int, step: int, size: tuple[int, ...]) -> jax.Array:
-    """Return what a kernel of k x k sees of padded images, each pixel's a row.
+BLOCK = 4
+"""Neighbours in a row that `correlate_one` makes at once."""
+
+
+def correlate_one(a: jax.Array, kernel: jax.Array, pads: Pads) -> jax.Array:
+    """Return what `correlate` returns, of images of one channel ``(n, height, width, 1)``.
+
+    A product for each pixel is too small to be quick. So it is one for `BLOCK` neighbours, of all
+    that they see, with a kernel that has its own zeros: on a CPU a third of the time.
+    """
+    k, channels = len(kernel), kernel.shape[3]
+    n, height, width = (a.shape[0], *(a.shape[i] + sum(pads[i - 1]) - k + 1 for i in (1, 2)))
+    n_blocks, sees = -(-width // BLOCK), BLOCK + k - 1
+    (left, right), more = pads[1], n_blocks * BLOCK - width
+    a = jnp.pad(a[..., 0], ((0, 0), pads[0], (left, right + more)))
+    blocks = jnp.stack([a[:, :, i * BLOCK : i * BLOCK + sees] for i in range(n_blocks)], axis=2)
+    seen = jnp.concatenate([blocks[:, i : i + height] for i in range(k)], axis=3)
+    shifted = [jnp.pad(kernel[:, :, 0], ((0, 0), (i, BLOCK - 1 - i), (0, 0))) for i in range(BLOCK)]
+    wide = jnp.stack(shifted, axis=2).reshape(k * sees, BLOCK * channels)
+    made = seen.reshape(-1, k * sees) @ wide
+    return made.reshape(n, height, n_blocks * BLOCK, channels)[:, :, :width]
+
+
+def patches(a: jax.Array, kernel: tuple[int, int], step: int, size: tuple[int, ...]) -> jax.Array:
+    """Return what a kernel sees of padded images, each pixel's a row.
 
     Parameters
     ----------
     a : jax.Array (n, height, width, in)
         Images with their padding.
-    k, step : int
-        Size of the kernel, and its stride.
+    kernel : tuple of int
+        Its height and width.
+    step : int
+        Its stride.
     size : tuple of int
         Height and width of what the kernel makes.
 
     Returns
     -------
-    jax.Array (n * size[0] * size[1], k * k * in)
+    jax.Array (n * size[0] * size[1], kernel[0] * kernel[1] * in)
     """
-    rows, columns = ((n - 1) * step + 1 for n in size)
-    seen = [a[:, i : i + rows : step, j : j + columns : step] for i in range(k) for j in range(k)]
-    return jnp.concatenate(seen, axis=3).reshape(-1, k * k * a.shape[3])
+    (high, wide), (rows, columns) = kernel, ((n - 1) * step + 1 for n in size)
+    seen = [
+        a[:, i : i + rows : step, j : j + columns : step] for i in range(high) for j in range(wide)
+    ]
+    return jnp.concatenate(seen, axis=3).reshape(-1, high * wide * a.shape[3])

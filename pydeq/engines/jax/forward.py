@@ -4,6 +4,7 @@ To add a layer, describe it in :mod:`pydeq.layers` and say here what it computes
 """
 
 import functools
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from pydeq import layers
-from pydeq.engines.jax.convolution import correlate, patches
+from pydeq.engines.jax.convolution import correlate, correlate_one, patches
 from pydeq.model import Part, Placed
-from pydeq.shapes import is_several, n_values
+from pydeq.shapes import Shape, array_shape, is_several
 
 __all__ = ["FUNCTIONS", "forward", "forward_rows"]
 
@@ -37,13 +38,29 @@ def forward_rows(part: Part, params: Params, rows: jax.Array) -> jax.Array:
     """
     if not part:
         return rows
-    takes = part[0].takes
-    made = forward(part, params, rows.reshape(-1, *takes) if len(takes) > 1 else rows)
-    return made.reshape(*rows.shape[:-1], -1)
+    made = forward(part, params, _of_row(rows, part[0].given))
+    return _in_row(made, part[-1].gives).reshape(*rows.shape[:-1], -1)
+
+
+def _of_row(rows: jax.Array, shape: Shape) -> jax.Array:
+    """Return samples as layers have them: images ``(n, height, width, channels)``, else rows.
+
+    XLA's convolutions for CPUs want the channels last, and so do loops over neighbours.
+    """
+    if len(array_shape(shape)) == 1:
+        return rows
+    return rows.reshape(-1, *shape).transpose(0, 2, 3, 1)
+
+
+def _in_row(a: jax.Array, shape: Shape) -> jax.Array:
+    """Return what `_of_row` was given."""
+    if len(array_shape(shape)) == 1:
+        return a
+    return a.transpose(0, 3, 1, 2).reshape(len(a), -1)
 
 
 def forward(part: Part, params: Params, a: jax.Array) -> jax.Array:
-    """Return what layers make of the samples `a` ``(n, *shape)``."""
+    """Return what layers make of samples, which are as `_of_row` has them."""
     for placed in part:
         a = _MAPS[type(placed.layer)](placed, placed.layer, params, a)
     return a
@@ -59,15 +76,17 @@ def _conv(placed: Placed, layer: layers.Conv, params: Params, a: jax.Array) -> j
     channels, *size = placed.gives
     k, step = layer.kernel_size, layer.stride
     sides = ((k - 1) // 2, k // 2)
-    a, kernel = a.transpose(0, 2, 3, 1), weight.transpose(2, 3, 1, 0)
+    kernel = weight.transpose(2, 3, 1, 0)
     if layer.padding == "circular":
         a, sides = jnp.pad(a, ((0, 0), sides, sides, (0, 0)), "wrap"), (0, 0)
-    if k > 1 and step == 1 and a.dtype == jnp.float32:
-        made: Any = correlate(a, kernel, (sides, sides))
+    if k > 1 and step == 1 and a.shape[3] == 1:
+        made: Any = correlate_one(a, kernel, (sides, sides))
+    elif k > 1 and step == 1 and a.dtype == jnp.float32:
+        made = correlate(a, kernel, (sides, sides))
     else:
-        seen = patches(jnp.pad(a, ((0, 0), sides, sides, (0, 0))), k, step, tuple(size))
+        seen = patches(jnp.pad(a, ((0, 0), sides, sides, (0, 0))), (k, k), step, tuple(size))
         made = (seen @ kernel.reshape(-1, channels)).reshape(-1, *size, channels)
-    return (made + bias).transpose(0, 3, 1, 2)
+    return made + bias
 
 
 def _activation(
@@ -77,28 +96,33 @@ def _activation(
 
 
 def _group_norm(placed: Placed, layer: layers.GroupNorm, params: Params, a: jax.Array) -> jax.Array:
-    shape = a.shape
-    a = a.reshape(*shape[: a.ndim - len(placed.given)], layer.groups, -1)
-    a = a - a.mean(axis=-1, keepdims=True)
-    a = a * jax.lax.rsqrt((a**2).mean(axis=-1, keepdims=True) + layer.epsilon)
-    of_channel = (-1, *(1 for _ in placed.given[1:]))
-    scale, bias = (params[f"{placed.name}.{n}"].reshape(of_channel) for n in ("scale", "bias"))
-    return a.reshape(shape) * scale + bias
+    pixels = tuple(range(1, len(placed.given)))
+
+    def mean(a: jax.Array) -> jax.Array:
+        """Return that of each group, at each of its channels."""
+        of_channel = a.mean(axis=pixels, keepdims=True) if pixels else a
+        groups = of_channel.reshape(*of_channel.shape[:-1], layer.groups, -1)
+        means = jnp.broadcast_to(groups.mean(axis=-1, keepdims=True), groups.shape)
+        return means.reshape(of_channel.shape)
+
+    a = a - mean(a)
+    a = a * jax.lax.rsqrt(mean(a**2) + layer.epsilon)
+    return a * params[f"{placed.name}.scale"] + params[f"{placed.name}.bias"]
 
 
 def _pool(placed: Placed, layer: Any, params: Params, a: jax.Array) -> jax.Array:
     channels, height, width = placed.gives
     k = layer.size
-    a = a[:, :, : height * k, : width * k]
+    a = a[:, : height * k, : width * k].reshape(-1, height, k, width, k, channels)
     if isinstance(layer, layers.MeanPool):
-        return a.reshape(-1, channels, height, k, width, k).mean(axis=(3, 5))
+        return a.mean(axis=(2, 4))
     # The derivative of maximum is quick, that of max takes ten times as long as itself.
-    a = functools.reduce(jnp.maximum, [a[:, :, i::k] for i in range(k)])
-    return functools.reduce(jnp.maximum, [a[:, :, :, i::k] for i in range(k)])
+    a = functools.reduce(jnp.maximum, [a[:, :, i] for i in range(k)])
+    return functools.reduce(jnp.maximum, [a[:, :, :, i] for i in range(k)])
 
 
 def _flatten(placed: Placed, layer: Any, params: Params, a: jax.Array) -> jax.Array:
-    return a.reshape(len(a), *placed.gives)
+    return _in_row(a, placed.given)
 
 
 def _residual(placed: Placed, layer: Any, params: Params, a: jax.Array) -> jax.Array:
@@ -106,22 +130,21 @@ def _residual(placed: Placed, layer: Any, params: Params, a: jax.Array) -> jax.A
 
 
 def _branches(placed: Placed, layer: layers.Branches, params: Params, a: jax.Array) -> jax.Array:
-    several = is_several(placed.given)
-    given = _apart(placed, a) if several else [a for _ in placed.parts]
+    given = _apart(a, placed.given) if is_several(placed.given) else [a for _ in placed.parts]
     each = zip(placed.parts, given, strict=True)
     made = [forward(part, params, own) for part, own in each]
-    return _times_factor(placed, params, _in_rows(made))
+    return _times_factor(placed, params, _together(made, placed.gives))
 
 
 def _fuse(placed: Placed, layer: layers.Fuse, params: Params, a: jax.Array) -> jax.Array:
-    given = _apart(placed, a)
+    given = _apart(a, placed.given)
     total = list(given)
     for path, part in zip(layer.paths(placed.given), placed.parts, strict=True):
         made = forward(part, params, given[path.source])
         if path.target < path.source:
             made = _repeated(made, path.step, *placed.given[path.target][1:])
         total[path.target] = total[path.target] + made
-    return _times_factor(placed, params, _in_rows(total))
+    return _times_factor(placed, params, _together(total, placed.gives))
 
 
 def _times_factor(placed: Placed, params: Params, a: jax.Array) -> jax.Array:
@@ -129,22 +152,24 @@ def _times_factor(placed: Placed, params: Params, a: jax.Array) -> jax.Array:
     return a if factor is None else factor * a
 
 
-def _apart(placed: Placed, a: jax.Array) -> list[jax.Array]:
-    """Return the images ``(n, *shape)`` that stand in rows ``(n, size)``, or in one ``(size,)``."""
-    ends = np.cumsum([n_values(shape) for shape in placed.given])[:-1]
-    parts = jnp.split(a, ends, axis=-1)
-    return [part.reshape(-1, *shape) for part, shape in zip(parts, placed.given, strict=True)]
+def _apart(a: jax.Array, shapes: Shape) -> list[jax.Array]:
+    """Return the images and rows that stand in rows ``(n, size)``, or in one ``(size,)``."""
+    ends = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
+    parts = jnp.split(a.reshape(-1, a.shape[-1]), ends, axis=1)
+    return [_of_row(part, shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
-def _in_rows(images: list[jax.Array]) -> jax.Array:
-    return jnp.concatenate([image.reshape(len(image), -1) for image in images], axis=1)
+def _together(parts: list[jax.Array], shapes: Shape) -> jax.Array:
+    rows = [_in_row(part, shape) for part, shape in zip(parts, shapes, strict=True)]
+    return jnp.concatenate(rows, axis=-1)
 
 
 def _repeated(a: jax.Array, step: int, height: int, width: int) -> jax.Array:
     """Return images of which each pixel is step x step, as far as the size goes."""
-    n, channels, rows, columns = a.shape
-    pixels = jnp.broadcast_to(a[:, :, :, None, :, None], (n, channels, rows, step, columns, step))
-    return pixels.reshape(n, channels, rows * step, columns * step)[:, :, :height, :width]
+    n, rows, columns, channels = a.shape
+    shape = (n, rows, step, columns, step, channels)
+    pixels = jnp.broadcast_to(a[:, :, None, :, None], shape)
+    return pixels.reshape(n, rows * step, columns * step, channels)[:, :height, :width]
 
 
 _MAPS = {
