@@ -14,7 +14,7 @@ import numpy as np
 import sklearn.datasets
 from sklearn.model_selection import train_test_split
 
-__all__ = ["load_digits", "load_mnist"]
+__all__ = ["load_digits", "load_mnist", "shifted"]
 
 # The IDX magic number: two zero bytes, 8 for unsigned bytes, the number of dimensions.
 # Format: https://web.archive.org/web/20220331130319/http://yann.lecun.com/exdb/mnist/
@@ -104,6 +104,57 @@ def load_mnist(root: str | Path = "data") -> Dataset:
             raise FileNotFoundError(_how_to_get(missing, root, "; ".join(reasons)))
     X_train, y_train, X_test, y_test = (_find(root, name) for name in _FILES)
     return *_read_pair(X_train, y_train), *_read_pair(X_test, y_test)
+
+
+def shifted(
+    X: np.ndarray, shape: tuple[int, int, int], pixels: int, random_state: int
+) -> np.ndarray:
+    """Return images, each moved by up to some whole pixels in both directions; 0 comes after it.
+
+    Training on images that are moved anew for each epoch makes more of them.
+
+    Parameters
+    ----------
+    X : ndarray (n, n_features)
+    shape : tuple of int
+        What a row of X is: (channels, height, width).
+    pixels : int
+        The most that an image is moved by; each way is as likely.
+    random_state : int
+        Seeds the generator that draws the ways.
+
+    Returns
+    -------
+    ndarray (n, n_features)
+        Of the dtype of X.
+
+    Raises
+    ------
+    ValueError
+        If a row of X is no image of that shape.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pydeq.datasets import shifted
+    >>> shifted(np.array([[1, 2, 3, 4]]), (1, 2, 2), 1, random_state=2)
+    array([[0, 3, 0, 0]])
+    """
+    if X.ndim != 2 or X.shape[1] != math.prod(shape):
+        raise ValueError(
+            f"shifted: each row of X must be an image of shape {shape}, {math.prod(shape)} values; "
+            f"X has shape {X.shape}."
+        )
+    n, (channels, height, width), span = len(X), shape, range(2 * pixels + 1)
+    sides = ((0, 0), (0, 0), (pixels, pixels), (pixels, pixels))
+    padded = np.pad(X.reshape(n, channels, height, width), sides)
+    moved = np.empty((n, channels, height, width), X.dtype)
+    rows, columns = np.random.default_rng(random_state).integers(len(span), size=(2, n))
+    for i in span:
+        for j in span:
+            which = np.flatnonzero((rows == i) & (columns == j))
+            moved[which] = padded[which, :, i : i + height, j : j + width]
+    return moved.reshape(n, -1)
 
 
 def _find(root: Path, name: str) -> Path:

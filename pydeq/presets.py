@@ -1,4 +1,4 @@
-"""The two models of the blog posts that pydeq starts from, and a convolutional one of pydeq's own.
+"""The two models of the blog posts that pydeq starts from, and two for images of pydeq's own.
 
 In the posts' models everything is set as it was there.
 
@@ -19,9 +19,18 @@ from typing import Any
 import numpy as np
 
 from pydeq.estimators import DEQClassifier, DEQRegressor
-from pydeq.layers import Activation, Conv, Dense, Flatten, GroupNorm, MaxPool
+from pydeq.layers import (
+    Activation,
+    Branches,
+    Conv,
+    Dense,
+    Flatten,
+    Fuse,
+    GroupNorm,
+    MaxPool,
+)
 
-__all__ = ["double", "double_data", "mnist", "mnist_conv"]
+__all__ = ["double", "double_data", "mnist", "mnist_conv", "mnist_multiscale"]
 
 
 def double(**overrides: Any) -> DEQRegressor:
@@ -165,21 +174,69 @@ def mnist_conv(**overrides: Any) -> DEQClassifier:
     (1, 28, 28)
     """
     settings: dict[str, Any] = {
-        "input_shape": (1, 28, 28),
-        "encoder": [
-            *(Conv(16, 5), MaxPool(2), GroupNorm(4), Activation("relu")),
-            *(Conv(32), MaxPool(2), GroupNorm(4), Activation("relu")),
-        ],
+        "encoder": list(_IMAGE_ENCODER),
         "cell": [Conv(32), Activation("relu"), Conv(32)],
-        "decoder": [Flatten(), Dense(10)],
-        "contraction": 0.8,
-        "learning_rate_init": 1e-3,
-        "alpha": 1e-2,
-        "batch_size": 100,
-        "max_iter": 16,
-        "random_state": 0,
+        **_IMAGES,
     }
     return DEQClassifier(**{**settings, **overrides})
+
+
+def mnist_multiscale(**overrides: Any) -> DEQClassifier:
+    """Return a model of MNIST's digits whose state has two resolutions; no model of the posts.
+
+    The encoder begins as that of `mnist_conv`. The state has 32 channels of 7 x 7 pixels and 48 of
+    4 x 4, and the input is injected at both. The cell is a convolution of 3 x 3 with a relu at each
+    resolution, after which each gets its share of the other (Bai, Koltun and Kolter 2020,
+    Multiscale Deep Equilibrium Models). It is contractive.
+
+    It is meant to be trained on images that are moved by whole pixels, an epoch a call:
+    ``model.partial_fit(shifted(X, (1, 28, 28), 2, epoch), y)`` with
+    :func:`pydeq.datasets.shifted`.
+
+    Parameters
+    ----------
+    **overrides
+        Parameters of `DEQClassifier` to set otherwise, such as ``max_iter=3``.
+
+    Returns
+    -------
+    DEQClassifier
+        Not fitted.
+
+    Examples
+    --------
+    >>> from pydeq import presets
+    >>> presets.mnist_multiscale().encoder[-1].shape((32, 7, 7))
+    ((32, 7, 7), (48, 4, 4))
+    """
+    relu = Activation("relu")
+    settings: dict[str, Any] = {
+        "encoder": [
+            *_IMAGE_ENCODER,
+            Branches(((), (Conv(48, stride=2), GroupNorm(4), relu))),
+        ],
+        "cell": [Branches(((Conv(32), relu), (Conv(48), relu))), Fuse()],
+        **_IMAGES,
+        "max_iter": 14,
+    }
+    return DEQClassifier(**{**settings, **overrides})
+
+
+# What the two of pydeq's own have in common.
+_IMAGE_ENCODER = (
+    *(Conv(16, 5), MaxPool(2), GroupNorm(4), Activation("relu")),
+    *(Conv(32), MaxPool(2), GroupNorm(4), Activation("relu")),
+)
+_IMAGES: dict[str, Any] = {
+    "input_shape": (1, 28, 28),
+    "decoder": [Flatten(), Dense(10)],
+    "contraction": 0.8,
+    "learning_rate_init": 1e-3,
+    "alpha": 1e-2,
+    "batch_size": 100,
+    "max_iter": 16,
+    "random_state": 0,
+}
 
 
 # What the two of the posts have in common. They have no weight decay, no averaging and no early

@@ -62,8 +62,9 @@ CONTENTS = {
         "pydeq.presets.double_data",
         "pydeq.presets.mnist",
         "pydeq.presets.mnist_conv",
+        "pydeq.presets.mnist_multiscale",
     ],
-    "Data": ["pydeq.datasets.load_digits", "pydeq.datasets.load_mnist"],
+    "Data": ["pydeq.datasets.load_digits", "pydeq.datasets.load_mnist", "pydeq.datasets.shifted"],
     "Figures": [
         "pydeq.plot.cobweb",
         "pydeq.plot.depth_trajectories",

@@ -119,6 +119,12 @@ def test_mnist_conv_is_a_contractive_model_of_images():
     assert (specs.training.max_iter, specs.training.batch_size) == (3, 100)
 
 
+def test_mnist_multiscale_is_a_contractive_model_of_two_resolutions():
+    specs = fit_specs(presets.mnist_multiscale().get_params(), "log_loss", 60_000, 784, 10)
+    assert specs.model.network.state_shape == ((32, 7, 7), (48, 4, 4))
+    assert specs.model.stability == "contractive"
+
+
 @pytest.mark.parametrize("preset", [presets.double, presets.mnist])
 def test_starts_alike_on_every_run(preset):
     assert isinstance(preset().random_state, int)

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 from pydeq import layers
 from pydeq.cell_function import CellFunction
-from pydeq.model.network import Network, place, walk
+from pydeq.model.network import Network, place
 from pydeq.shapes import n_values
 
 __all__ = [
@@ -157,14 +157,6 @@ class ModelSpec:
         """Whether layers, or the shape of an input, were given."""
         given = (self.input_shape, self.encoder, self.cell, self.decoder)
         return any(value is not None for value in given)
-
-    @property
-    def has_scales(self) -> bool:
-        """Whether layers work on several images, which may differ in resolution."""
-        network = self.network
-        parts = network.encoder + network.cell + network.decoder + network.init
-        kinds = layers.Branches | layers.Fuse
-        return any(isinstance(placed.layer, kinds) for placed in walk(parts))
 
     @property
     def learns_init(self) -> bool:

@@ -4,11 +4,13 @@
     python tests/benchmarks/architectures.py --data FOLDER --model monotone --checkpoint FOLDER
 
 Trains on all 60,000 images and prints each epoch, then what the 10,000 test images come to: the
-accuracy, and how many equilibria were found and are certified. With --checkpoint a run that was
-cut off goes on, and one that has ended is only looked at again. The exit code is 1 if a bar is
-missed.
+accuracy, how many equilibria were found, and of how many the distance to the one equilibrium is
+bounded. `mnist_multiscale` sees the images moved by up to two pixels, anew in each epoch, and its
+rate falls from 2e-3 to 0 along half a cosine. With --checkpoint a run that was cut off goes on, and
+one that has ended is only looked at again. The exit code is 1 if a bar is missed.
 """
 
+import math
 import sys
 import time
 from pathlib import Path
@@ -16,11 +18,13 @@ from pathlib import Path
 import click
 import numpy as np
 
-from pydeq import Checkpoint, DEQClassifier, presets
-from pydeq.datasets import load_mnist
+from pydeq import Checkpoint, DEQClassifier, load, presets
+from pydeq.datasets import load_mnist, shifted
+from pydeq.model.certificate import distance_bound
 
 MODELS = {
     "mnist_conv": (presets.mnist_conv, 0.992),
+    "mnist_multiscale": (presets.mnist_multiscale, 0.994),
     "monotone": (
         lambda **settings: DEQClassifier(
             n_state=256,
@@ -35,34 +39,41 @@ MODELS = {
 
 
 def fitted(model, x, y, checkpoint):
-    """Fit a model, and print its epochs."""
-    start = time.process_time()
+    """Fit a model."""
     how = None if checkpoint is None else Checkpoint(checkpoint, every_epochs=1)
-    model.fit(x, y, checkpoint=how)
-    for number, epoch in enumerate(model.history_, 1):
-        print(
-            f"epoch {number:3}: loss {epoch.loss:.5f}, {epoch.n_evals:.1f} evaluations a sample, "
-            f"{epoch.n_failed} failed, {epoch.seconds:.0f} s"
-        )
-    print(f"{time.process_time() - start:.0f} s of CPU in this run", flush=True)
+    return model.fit(x, y, checkpoint=how)
+
+
+def fitted_to_shifted(model, x, y, checkpoint, rate=2e-3):
+    """Fit a model to images that are moved anew in each epoch, at a rate that falls."""
+    path = None if checkpoint is None else checkpoint / "model.safetensors"
+    n_epochs = model.max_iter
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        model = load(path) if path.exists() else model
+    for epoch in range(len(getattr(model, "history_", ())), n_epochs):
+        now = rate * (1 + math.cos(math.pi * epoch / n_epochs)) / 2
+        model.set_params(learning_rate_init=now)
+        model.partial_fit(shifted(x, model.input_shape, 2, epoch), y, classes=np.arange(10))
+        if path is not None:
+            model.save(path)
     return model
 
 
 def answers(model, x, y):
-    """Return accuracy, and how many answers converged and are certified."""
+    """Return accuracy, and whether all answers converged and have a bound of their distance."""
     start = time.process_time()
-    found = model.equilibrium(x, certify=True)
-    seconds = time.process_time() - start
+    found = model.equilibrium(x)
     accuracy = np.mean(model.classes_[found.output.argmax(axis=1)] == y)
-    known = found.certificates
-    certified = np.isfinite(known.distance_bound) & (known.spectral_abscissa < 0)
+    bound = distance_bound(model.model_spec_, model.params_, x, found.state)
     print(
-        f"test accuracy {accuracy:.4f}; {found.converged.sum()} of {len(y)} converged, "
-        f"{certified.sum()} certified; {found.n_evals.mean():.1f} evaluations a sample; largest "
-        f"bound of a distance {known.distance_bound.max():.2g}, of states of length "
-        f"{np.linalg.norm(found.state, axis=1).mean():.2g}; {seconds:.0f} s of CPU"
+        f"test accuracy {accuracy:.4f}; {found.converged.sum()} of {len(y)} converged, the "
+        f"distance of {np.isfinite(bound).sum()} is bounded; {found.n_evals.mean():.1f} "
+        f"evaluations a sample; largest bound {bound.max():.2g}, of states of length "
+        f"{np.linalg.norm(found.state, axis=1).mean():.2g}; {time.process_time() - start:.0f} s "
+        "of CPU"
     )
-    return accuracy, bool((found.converged & certified).all())
+    return accuracy, bool((found.converged & np.isfinite(bound)).all())
 
 
 @click.command()
@@ -76,9 +87,17 @@ def main(data, name, max_iter, engine, checkpoint):
     x, y, x_test, y_test = load_mnist(data)
     make, least = MODELS[name]
     settings = {} if max_iter is None else {"max_iter": max_iter}
-    model = fitted(make(engine=engine, **settings), x, y, checkpoint)
+    fit = fitted_to_shifted if name == "mnist_multiscale" else fitted
+    start = time.process_time()
+    model = fit(make(engine=engine, **settings), x, y, checkpoint)
+    for number, epoch in enumerate(model.history_, 1):
+        print(
+            f"epoch {number:3}: loss {epoch.loss:.5f}, {epoch.n_evals:.1f} evaluations a sample, "
+            f"{epoch.n_failed} failed, {epoch.seconds:.0f} s"
+        )
+    print(f"{time.process_time() - start:.0f} s of CPU in this run", flush=True)
     accuracy, is_certified = answers(model, x_test, y_test)
-    print(f"{name}: at least {least} asked, and every answer converged and certified")
+    print(f"{name}: at least {least} asked, and every answer converged and its distance bounded")
     sys.exit(0 if accuracy >= least and is_certified else 1)
 
 
