@@ -13,7 +13,7 @@ settings = {
     "solver": "fixed_point",  # settles where the cell does, and only there
     "max_steps": 300,
     "learning_rate_init": 3e-3,
-    "max_iter": 8,
+    "max_iter": 5,
     "average": False,
     "random_state": 0,
 }

@@ -26,7 +26,7 @@ MOST_MAPS = 30_000
 
 ONE_BY_ONE = (
     *("test_cache", "test_checkpoint_file", "test_cli", "test_cli_fit"),
-    *("test_examples", "test_guides", "test_memory", "test_notebooks"),
+    *("test_examples", "test_guides", "test_notebooks"),
 )
 
 
