@@ -12,6 +12,7 @@ from pydeq.errors import ConvergenceWarning, EngineError, EngineUnavailableError
 if TYPE_CHECKING:
     from pydeq import datasets, layers, plot, presets
     from pydeq.cell_function import CellFunction
+    from pydeq.engines import julia_cell
     from pydeq.estimators import Checkpoint, DEQClassifier, DEQRegressor, load
     from pydeq.fixed_points import FixedPoint, fixed_point
     from pydeq.model import Certificates, Equilibrium
@@ -36,6 +37,7 @@ __all__ = [
     "__version__",
     "datasets",
     "fixed_point",
+    "julia_cell",
     "layers",
     "load",
     "plot",
@@ -44,6 +46,7 @@ __all__ = [
 
 _HOMES = {
     "pydeq.cell_function": ("CellFunction",),
+    "pydeq.engines": ("julia_cell",),
     "pydeq.estimators": ("Checkpoint", "DEQClassifier", "DEQRegressor", "load"),
     "pydeq.fixed_points": ("FixedPoint", "fixed_point"),
     "pydeq.model": ("Certificates", "Equilibrium"),

@@ -1,4 +1,4 @@
-"""A cell of one's own: a Python function, for what :mod:`pydeq.layers` does not cover."""
+"""A cell of one's own: a Python function or a Lux layer, for what layers do not cover."""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -16,17 +16,18 @@ _TAKEN = ("root", "slope", "skew", "factor")
 @final
 @dataclass(frozen=True, eq=False, repr=False)
 class CellFunction:
-    """The cell f(z, h) as a function of JAX arrays, with the values that its parameters start from.
+    """The cell f(z, h) as a function, with the values that its parameters start from.
 
     Two of them are equal if their functions are the same and their parameters have the same names
     and shapes.
 
     Parameters
     ----------
-    function : callable
-        ``function(params, u, h)`` returns f(u, h) of one sample. `u`, `h` and what it returns have
-        the shape of the state; `params` is a dict of arrays. It is traced and differentiated by
-        JAX, so that it must be pure and made of ``jax.numpy`` and the like.
+    function : callable or str
+        On the JAX engine, ``function(params, u, h)``, which returns f(u, h) of one sample. `u`, `h`
+        and what it returns have the shape of the state; `params` is a dict of arrays. It is traced
+        and differentiated by JAX, so that it must be pure and made of ``jax.numpy`` and the like.
+        On the Julia engine, Julia code that makes a Lux layer; see :func:`pydeq.julia_cell`.
     params : dict of str to array-like
         Where each parameter starts, by name. The L2 penalty `alpha` is on one called ``weight``.
 
@@ -45,26 +46,35 @@ class CellFunction:
     CellFunction(cell, size: ())
     """
 
-    function: Callable[[dict[str, Any], Any, Any], Any]
+    function: Callable[[dict[str, Any], Any, Any], Any] | str
     params: Mapping[str, Any]
 
     def __post_init__(self) -> None:
-        if not callable(self.function):
+        if not callable(self.function) and not isinstance(self.function, str):
             raise ValueError(
-                "CellFunction: function must be callable as function(params, u, h); got "
-                f"{self.function!r:.100}."
+                "CellFunction: function must be callable as function(params, u, h), or Julia code; "
+                f"got {self.function!r:.100}."
             )
         if not isinstance(self.params, Mapping) or not self.params:
             raise ValueError(
                 "CellFunction: params must be a dict with at least one array by name; got "
                 f"{self.params!r:.100}."
             )
-        checked = {name: _checked(name, value) for name, value in self.params.items()}
+        checked = {
+            name: _checked(name, value, self.is_julia) for name, value in self.params.items()
+        }
         object.__setattr__(self, "params", dict(sorted(checked.items())))
 
     @property
+    def is_julia(self) -> bool:
+        """Whether it is Julia code, which the Julia engine alone can use."""
+        return isinstance(self.function, str)
+
+    @property
     def name(self) -> str:
-        """What the function is called."""
+        """What the function is called; of Julia code, its beginning."""
+        if isinstance(self.function, str):
+            return f"{self.function:.60}"
         return str(getattr(self.function, "__qualname__", type(self.function).__qualname__))
 
     @property
@@ -91,8 +101,11 @@ class CellFunction:
         return f"CellFunction({self.name}, {shapes})"
 
 
-def _checked(name: Any, value: Any) -> np.ndarray:
-    if not isinstance(name, str) or not name.isidentifier() or name in _TAKEN:
+def _checked(name: Any, value: Any, is_julia: bool) -> np.ndarray:
+    # Lux's parameters are in a tree.
+    parts = str(name).split(".") if is_julia else [str(name)]
+    is_name = isinstance(name, str) and all(map(str.isidentifier, parts))
+    if not is_name or parts[-1] in _TAKEN:
         raise ValueError(
             "CellFunction: a parameter's name must be an identifier and none of "
             f"{', '.join(_TAKEN)}; got {name!r:.100}."

@@ -36,6 +36,7 @@ CONTENTS = {
         "pydeq.Checkpoint",
         "pydeq.load",
         "pydeq.CellFunction",
+        "pydeq.julia_cell",
     ],
     "Layers": [
         "pydeq.layers.Dense",

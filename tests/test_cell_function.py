@@ -127,7 +127,7 @@ def fails(params, u, h):
     ("given", "message"),
     [
         ({"cell": gated}, r"cell must be .*CellFunction; got .*CellFunction\(function, params\)"),
-        ({"cell": "Dense(4 => 4)"}, "cell must be None, a CellFunction or a sequence"),
+        ({"cell": 3}, "cell must be None, Julia code, a CellFunction or a sequence"),
         ({"stability": "contractive"}, "stability='contractive' needs a bound .*'jacobian' or 'no"),
         (
             {"cell": CellFunction(lambda params, u, h: u.ravel(), {"w": 1})},

@@ -1,6 +1,7 @@
 """The Julia session against a stand-in for Julia: what is handed over, undone, and summed up."""
 
 import ctypes
+import dataclasses
 import math
 import types
 
@@ -11,6 +12,7 @@ from helpers import assert_params_equal, random_batch, random_params
 from pydeq.engines import BatchReport
 from pydeq.engines.julia import engine, runtime
 from pydeq.errors import EngineError, EngineUnavailableError
+from pydeq.layers import Dense
 from pydeq.model import ModelSpec, OptimizerSpec, SolverSpec
 
 MODEL = ModelSpec(n_features=3, n_outputs=2, n_state=6, hidden_layer_sizes=(7, 5))
@@ -229,3 +231,17 @@ def test_a_gpu_is_taken_where_there_is_one(module):
     assert engine.JuliaEngine("auto").device == "cpu"
     with pytest.raises(EngineUnavailableError, match="CUDA is broken"):
         engine.JuliaEngine("cuda")
+
+
+def test_what_a_gpu_has_not_is_done_on_the_cpu(module):
+    module.has_gpu = True
+    given = MODEL, SolverSpec("anderson"), OptimizerSpec(), random_params(MODEL)
+    with pytest.raises(ValueError, match="On a GPU the julia engine has the solvers tsit5"):
+        engine.JuliaEngine("cuda").open(*given)
+    engine.JuliaEngine("auto").open(*given)
+    assert module.settings["device"] == "cpu"
+    engine.JuliaEngine("auto").open(MODEL, SolverSpec("tsit5"), *given[2:])
+    assert module.settings["device"] == "cuda"
+    layered = dataclasses.replace(MODEL, init=(Dense(6),))
+    assert "does not have layers" in engine.missing_on_gpu(layered, SolverSpec("tsit5"))
+    assert "fixed_depth" in engine.missing_on_gpu(MODEL, SolverSpec("tsit5", fixed_depth=2))

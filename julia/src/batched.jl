@@ -17,7 +17,7 @@ problems are known once SciMLBase is loaded.)
 ```julia
 using PyDEQ, SciMLBase
 f(u, p, t) = cos.(u) .- u
-sol = solve(SteadyStateProblem(f, [0.0 1.0]), Batched(:anderson); abstol = 1.0e-10)
+sol = solve(SteadyStateProblem(f, [0.0 1.0]), Batched(:anderson); abstol = 1.0e-10, reltol = 0.0)
 sol.u ≈ [0.7390851332151607 0.7390851332151607]
 ```
 """

@@ -76,8 +76,8 @@ end
     contract_layers(layers, arrays, contraction) -> (arrays, factor, back)
 
 Scale the cell's N own `Dense` and `Conv` weights, and with `factor` what its own
-[`NestedLayer`](@ref)s give, by ``min(1, (contraction / \\prod_i b_i)^{1/N})``, b_i being their bounds. `back(gradients,
-to_factor)` returns the gradients in the arrays as they were.
+[`NestedLayer`](@ref)s give, by ``min(1, (contraction / \\prod_i b_i)^{1/N})``, b_i being their bounds.
+`back(gradients, to_factor)` returns the gradients in the arrays as they were.
 
 The factor is applied by its root, twice, so that it does not underflow.
 """

@@ -142,7 +142,7 @@ function with_way_back(network::LayeredNetwork, flat, v, pool)
     return value, back!
 end
 
-on_host(network::LayeredNetwork, flat, h) = ActingLayers(network, flat)
+on_host(network::LayeredNetwork, flat, h, pool = nothing) = ActingLayers(network, flat)
 
 evaluate!(out, cell::ActingLayers, u, h) =
     copyto!(out, first(forward_columns(cell, cell_input(cell, u, h)...)))

@@ -1,4 +1,5 @@
-# The monotone cell that is a convolution (Winston and Kolter 2020, section 4):
+# The monotone cell that is a convolution (Winston and Kolter 2020, section 4).
+#
 # f(u, h) = act(W u + h + b) with W = -A^T A + B - B^T, A and B being convolutions, in a plane without
 # end or on the image's torus. W is the convolution with one kernel, twice as wide, that they make.
 

@@ -79,6 +79,21 @@ function (cell::Network)(flat::AbstractVector, u::AbstractMatrix, h::AbstractMat
     return ACTIVATIONS[cell.activation].(cell(flat, u) .+ h)
 end
 
+"""
+    lux_cell(code, given) -> AbstractNetwork
+
+Return the cell of the Lux layer that a line of Julia makes, which is given the tuple `(u, h)` of arrays
+(given..., n). A method of the extension for Lux and Zygote.
+"""
+function lux_cell end
+
+"""
+    draw_parameters(code, seed) -> (names, arrays)
+
+Return parameters of the Lux layer that a line of Julia makes, drawn by Lux. A method of that extension.
+"""
+function draw_parameters end
+
 """Add the bias and apply the activation, for which this is compiled."""
 function activate!(buffer, σ::F, bias) where {F}
     # A broadcast takes seven times as long: it asks at each entry which way the bias extends.

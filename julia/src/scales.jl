@@ -24,7 +24,7 @@ struct BranchesLayer <: NestedLayer
     branches::Vector{Vector{Layer}}
 end
 
-shapes(layer::BranchesLayer) = reduce(vcat, [shapes(own) for own in reduce(vcat, layer.branches)]; init = Dims[])
+shapes(layer::BranchesLayer) = reduce(vcat, shapes.(reduce(vcat, layer.branches)); init = Dims[])
 parameter_names(layer::BranchesLayer) =
     reduce(vcat, parameter_names.(reduce(vcat, layer.branches)); init = String[])
 
@@ -84,7 +84,8 @@ function gathered(row, step, (width, height))
     w, h, channels, n = size(row)
     whole = zeros(eltype(row), width * step, height * step, channels, n)
     whole[1:w, 1:h, :, :] = row
-    return reshape(sum(reshape(whole, step, width, step, height, channels, n); dims = (1, 3)), width, height, channels, n)
+    squares_of = reshape(whole, step, width, step, height, channels, n)
+    return reshape(sum(squares_of; dims = (1, 3)), width, height, channels, n)
 end
 
 function forward(layer::FuseLayer, ps, a)
@@ -148,10 +149,8 @@ end
 
 """The slopes in the parameters of parts, each times what its part's bound counts."""
 function times_shares(shares, slopes)
-    return reduce(
-        vcat,
-        [
-            Any[slope === nothing ? nothing : share .* slope for slope in own] for (share, own) in zip(shares, slopes)
-        ]; init = Any[],
-    )
+    parts = map(shares, slopes) do share, own
+        Any[slope === nothing ? nothing : share .* slope for slope in own]
+    end
+    return reduce(vcat, parts; init = Any[])
 end

@@ -120,21 +120,22 @@ mutable struct Search{T <: AbstractFloat}
 end
 
 """
-    search(solver, cell, flat, h, u0 = nothing) -> Outcome
+    search(solver, cell, flat, h, u0 = nothing, pool = nothing) -> Outcome
 
 Search the steady states of the samples `h` (width, n) from `u0`, by default f(0, h); `flat` are the
-parameters of the `cell` as they act.
+parameters of the `cell` as they act. With a [`Pool`](@ref) the outcome's arrays, too, are the pool's.
 """
 function search(
         solver::Solver, network::AbstractNetwork, flat::AbstractVector{T}, h::AbstractMatrix{T}, u0 = nothing,
+        pool = nothing,
     ) where {T}
     size(h, 2) == 0 && return Outcome(h, h, Int[], Bool[])
     is_on_host(flat) || return search_on_device(solver, network, flat, h, u0)
-    h = Matrix{T}(h)
-    return search(solver, on_host(network, Vector(flat), h), h, u0)
+    h = convert(Matrix{T}, h)
+    return search(solver, on_host(network, flat, h, pool), h, u0, pool)
 end
 
-"""The same on the CPU, in arrays of the [`Pool`](@ref), those of the outcome included."""
+"""The same on the CPU."""
 function search(solver::Solver, cell, h::Matrix{T}, u0 = nothing, pool = nothing) where {T}
     if solver.name in ODE_METHODS
         check_loaded(follow, "solver=\"$(solver.name)\"", FOR_STEADY_STATES)
@@ -161,7 +162,7 @@ function run_search(solver::Solver, cell, s::Search, pool = nothing)
 end
 
 """The cell as searches evaluate it; see [`evaluate!`](@ref)."""
-on_host(network::Network, flat, h) = Cell(network, flat, h)
+on_host(network::Network, flat, h, pool = nothing) = Cell(network, flat, h, pool)
 
 """
     ode_algorithm(::Val{name})

@@ -1,15 +1,5 @@
 # One model, its optimiser's state and its data, resident in this process: what Python drives.
 
-"""What is minimised and how; the fields are those of Python's `pydeq.model.spec.OptimizerSpec`."""
-struct Training
-    loss::Symbol
-    learning_rate::Float64
-    alpha::Float64
-    jacobian_penalty::Float64
-    init_penalty::Float64
-    train_encoder::Bool
-end
-
 """
     Session
 
@@ -108,71 +98,6 @@ function open_session(given::Dict{Symbol, Any})
     )
     session.optimizer = optimizer_tree(session, settings[:opt_m], settings[:opt_v])
     return session
-end
-
-const OPTIONAL_SETTINGS = Dict{Symbol, Any}(
-    :init => "cell", :init_penalty => 0.0, :layers => nothing, :opt_count => 0, :opt_m => nothing,
-    :opt_v => nothing,
-)
-
-function model_of(settings)
-    model = Model(
-        settings[:n_features]::Int, settings[:n_outputs]::Int,
-        settings[:n_state]::Union{Int, Nothing}, settings[:hidden_layer_sizes]::Vector{Int},
-        Symbol(settings[:activation]::String), Symbol(settings[:stability]::String),
-        settings[:contraction]::Float64, settings[:horizon]::Union{Float64, Nothing},
-    )
-    parts = something(settings[:layers], (nothing, nothing, nothing, nothing))
-    init = something(parts[4], Symbol(settings[:init]::String))
-    init isa Symbol && check_choice("init", init, (:cell, :zero))
-    return with_layers(model, parts[1], parts[2], parts[3], init)
-end
-
-function solver_of(settings)
-    number(name) = settings[name]::Float64
-    return Solver(
-        Symbol(settings[:solver]::String), number(:abstol), number(:reltol), number(:ode_abstol),
-        number(:ode_reltol), settings[:max_steps]::Int, Symbol(settings[:adjoint]::String),
-    )
-end
-
-function training_of(settings)
-    number(name) = settings[name]::Float64
-    return Training(
-        Symbol(settings[:loss]::String), number(:learning_rate), number(:alpha),
-        number(:jacobian_penalty), number(:init_penalty), settings[:train_encoder]::Bool,
-    )
-end
-
-function check(model::Model, solver::Solver, training::Training)
-    check_choice("solver", solver.name, SOLVERS)
-    check_choice("adjoint", solver.adjoint, ADJOINTS)
-    check_choice("loss", training.loss, LOSSES)
-    if model.horizon === nothing && solver.adjoint === :unrolled && !(solver.name in UNROLLED)
-        throw(
-            ArgumentError(
-                "The Julia engine has adjoint=\"unrolled\" for $(join(UNROLLED, ", ")). Take one of " *
-                    "these, or adjoint=\"implicit\" or \"jfb\"; found $(solver.name).",
-            ),
-        )
-    end
-    # Said now, if a package is not there.
-    solver.name in ODE_METHODS && ode_algorithm(Val(solver.name))
-    if model.horizon !== nothing
-        check_loaded(integrate, "a finite horizon", "DiffEqFlux, OrdinaryDiffEqTsit5, Zygote")
-        check_loaded(pass_by_zygote, "a finite horizon", "DiffEqFlux, OrdinaryDiffEqTsit5, Zygote")
-    elseif solver.adjoint === :unrolled
-        check_loaded(pass_by_zygote, "adjoint=\"unrolled\"", "Zygote")
-    end
-    if solver.name === :peaceman_rachford && model.stability !== :monotone
-        throw(
-            ArgumentError(
-                "solver=\"peaceman_rachford\" needs stability=\"monotone\"; found " *
-                    "$(repr(string(model.stability))).",
-            ),
-        )
-    end
-    return nothing
 end
 
 """Return where in `names` the model's parameters are."""
@@ -319,14 +244,15 @@ function equilibrium(session::Session{T}, x; each::Bool = false) where {T}
     encoder, cell, decoder, init = parts(model, theta)
     h = model.encoder(encoder, to_device(session.device, convert(Array{T}, x)))
     flat = acting_cell(model, cell)
-    outcome = find_states(model, solver, flat, h, start_of(model, flat, init, h), each)
+    pool = rewind!(session.pool)
+    outcome = find_states(model, solver, flat, h, start_of(model, flat, init, h), each, pool)
     return (
         state = Array(outcome.u), output = Array(model.decoder(decoder, outcome.u)),
         residual = residual(outcome), outcome.n_evals, outcome.converged,
     )
 end
 
-function find_states(model::Model, solver::Solver, flat, h, u0, each)
+function find_states(model::Model, solver::Solver, flat, h, u0, each, pool = nothing)
     n = size(h, 2)
     shares_steps = model.horizon !== nothing || solver.name in ODE_METHODS
     is_alone = !each || n <= 1 || !shares_steps
@@ -334,7 +260,7 @@ function find_states(model::Model, solver::Solver, flat, h, u0, each)
         start(j) = u0 === nothing ? nothing : u0[:, j:j]
         return together([find_states(model, solver, flat, h[:, j:j], start(j), false) for j in 1:n])
     end
-    model.horizon === nothing && return search(solver, model.cell, flat, h, u0)
+    model.horizon === nothing && return search(solver, model.cell, flat, h, u0, pool)
     found = Ref{Outcome}()
     integrate(model, solver, flat, h, u0, found)
     return found[]

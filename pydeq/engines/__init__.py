@@ -7,6 +7,7 @@ import threading
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from pydeq.cell_function import CellFunction
 from pydeq.engines.base import (
     AbstractEngine,
     AbstractSession,
@@ -39,6 +40,7 @@ __all__ = [
     "gather_json",
     "get_engine",
     "get_group",
+    "julia_cell",
 ]
 
 EngineName = Literal["auto", "jax", "julia"]
@@ -112,6 +114,42 @@ def get_engine(
             _log.info("engine='auto': JAX (%s)", missing)
             choice = "jax"
     return open_engine(choice, device)
+
+
+def julia_cell(code: str, seed: int = 0) -> CellFunction:
+    """Return the cell of a Lux layer, its parameters drawn by Lux. Starts Julia.
+
+    Parameters
+    ----------
+    code : str
+        Julia code that makes a Lux layer, with Lux and Random at hand. The layer is given the tuple
+        ``(u, h)`` of two arrays, whose axes are those of the state turned round and then the
+        samples, and returns f(u, h), like them. The code is run, in this process.
+    seed : int, default=0
+        Of Julia's random numbers.
+
+    Returns
+    -------
+    CellFunction
+        For the Julia engine; ``stability="none"`` is all that it takes.
+
+    Raises
+    ------
+    EngineUnavailableError
+        If Julia cannot be used here, or lacks a package.
+    EngineError
+        If the code fails in Julia, or makes no Lux layer.
+
+    Examples
+    --------
+    >>> import pydeq
+    >>> code = "Chain(WrappedFunction(((u, h),) -> u .+ h), Dense(8 => 8, tanh))"
+    >>> pydeq.julia_cell(code)  # doctest: +SKIP
+    CellFunction(Chain(WrappedFunction(((u, h),) -> u .+ h), Dense(8 => 8, , layer_2.bias: (8,), ...
+    """
+    from pydeq.engines.julia import draw_cell
+
+    return draw_cell(code, seed)
 
 
 def get_group() -> AbstractGroup:

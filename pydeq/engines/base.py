@@ -203,8 +203,8 @@ class AbstractEngine(abc.ABC):
     unrolls: ClassVar[tuple[str, ...]]
     """The solvers of which it has ``adjoint="unrolled"``."""
 
-    has_functions: ClassVar[bool] = False
-    """Whether its cells may be Python functions."""
+    runs_julia: ClassVar[bool] = False
+    """Whether a cell of one's own is Julia code; else it is a Python function."""
 
     @abc.abstractmethod
     def __init__(self, device: str = "auto") -> None: ...
@@ -232,11 +232,14 @@ class AbstractEngine(abc.ABC):
 
 def what_is_missing(engine: type[AbstractEngine], model: ModelSpec, solver: SolverSpec) -> str:
     """Return what `engine` has not of what is asked for, and what it has; empty: it has all."""
-    if isinstance(model.cell, CellFunction) and not engine.has_functions:
+    own = model.cell
+    if isinstance(own, CellFunction) and own.is_julia != engine.runs_julia:
+        what, other = ("Julia code", "julia") if own.is_julia else ("a Python function", "jax")
         return (
-            f"The {engine.name} engine does not have a cell that is a Python function; the jax "
-            "engine has"
+            f"The {engine.name} engine does not have a cell that is {what}; the {other} engine has"
         )
+    if isinstance(own, CellFunction) and own.is_julia and model.stability != "none":
+        return "The julia engine has a cell that is Julia code with stability='none' alone"
     is_unrolled = solver.adjoint == "unrolled" and model.horizon is None
     for asked, value, available in (
         ("solver", solver.name, engine.solvers),

@@ -3,11 +3,13 @@
 import dataclasses
 import math
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 
 from pydeq.cell_function import CellFunction
+from pydeq.engines import julia_cell
 from pydeq.layers import Activation, Conv, GroupNorm, Layer, MaxPool, MeanPool
 from pydeq.model import Init, ModelSpec, Placed, walk
 
@@ -30,7 +32,7 @@ def with_layers(params: Mapping[str, Any], model: ModelSpec) -> ModelSpec:
         what it is given and what it needs.
     """
     given: dict[str, Any] = {n: _layers(n, params.get(n)) for n in PARTS if n != "cell"}
-    given["cell"] = _cell(params.get("cell"))
+    given["cell"] = _cell(params.get("cell"), params.get("random_state"))
     given["init"] = _init(params.get("init", ARCHITECTURE["init"]))
     model = dataclasses.replace(model, **given, input_shape=_input_shape(params, model.n_features))
     if not model.has_layers:
@@ -60,16 +62,18 @@ def _state_shape(model: ModelSpec) -> tuple[int, ...]:
     return model.network.state_shape
 
 
-def _cell(value: Any) -> tuple[Layer, ...] | CellFunction | None:
+def _cell(value: Any, random_state: Any) -> tuple[Layer, ...] | CellFunction | None:
     if isinstance(value, CellFunction):
         return value
+    if isinstance(value, str):
+        return julia_cell(value, int(random_state) if isinstance(random_state, Integral) else 0)
     if callable(value):
         raise ValueError(
-            "cell must be None, a sequence of pydeq.layers or a CellFunction; got "
+            "cell must be None, a sequence of pydeq.layers, Julia code or a CellFunction; got "
             f"{value!r:.100}. A function needs the values that its parameters start from: "
             "CellFunction(function, params)."
         )
-    return _layers("cell", value, "None, a CellFunction")
+    return _layers("cell", value, "None, Julia code, a CellFunction")
 
 
 def _check_stability(cell: CellFunction, stability: str) -> None:

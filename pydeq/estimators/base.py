@@ -95,7 +95,7 @@ class AbstractDEQEstimator(AbstractFitted):
         train_encoder: bool = True,
         input_shape: Sequence[int] | None = None,
         encoder: Sequence[Layer] | None = None,
-        cell: Sequence[Layer] | CellFunction | None = None,
+        cell: Sequence[Layer] | CellFunction | str | None = None,
         decoder: Sequence[Layer] | None = None,
         init: Sequence[Layer] | Literal["cell", "zero", "encoder"] = "cell",
         init_penalty: float = 1.0,

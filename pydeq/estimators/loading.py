@@ -15,16 +15,16 @@ _CLASSES = {"DEQRegressor": DEQRegressor, "DEQClassifier": DEQClassifier}
 
 
 def load(
-    path: model_file.PathName, *, cell: Callable[..., Any] | None = None
+    path: model_file.PathName, *, cell: Callable[..., Any] | str | None = None
 ) -> DEQRegressor | DEQClassifier:
     """Return the fitted estimator that its ``save`` wrote. No code in the file is run.
 
     Parameters
     ----------
     path : str or path-like
-    cell : callable, optional
-        The function of a model whose cell is a :class:`pydeq.CellFunction`: no file has it. It is
-        taken as it is given; only its name and the shapes are in the file.
+    cell : callable or str, optional
+        The function, or the Julia code, of a model whose cell is a :class:`pydeq.CellFunction`: no
+        file has it. It is taken as it is given; only its name and the shapes are in the file.
 
     Returns
     -------
@@ -52,7 +52,7 @@ def load(
     """
     header, arrays = model_file.read(path)
     name = needed_function(header)
-    if name is not None and not callable(cell):
+    if name is not None and not callable(cell) and not isinstance(cell, str):
         raise ValueError(
             f"{os.fsdecode(path)} is a model whose cell is the function {name}, which no file has. "
             f"Pass it: pydeq.load(path, cell={name}); got cell={cell!r:.100}."

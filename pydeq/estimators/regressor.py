@@ -56,7 +56,8 @@ class DEQRegressor(RegressorMixin, AbstractDEQEstimator):
         Shape of the image that a row of X is, ``(channels, height, width)``: channel by channel,
         row by row. None: a row of values, ``(n_features,)``.
     encoder, cell, decoder : sequence of Layer or None, default=None
-        The cell may also be a :class:`pydeq.CellFunction`, a function of one's own (JAX engine).
+        The cell may also be a :class:`pydeq.CellFunction`, a function of one's own (JAX engine), or
+        Julia code that makes a Lux layer, see :func:`pydeq.julia_cell` (Julia engine).
         Layers of :mod:`pydeq.layers`. The encoder makes the state's shape, h. The cell is what its
         layers make of z + h, in the same shape. The decoder makes one value an output of z. None:
         the maps that `n_state`, `hidden_layer_sizes` and `activation` say, which then count for

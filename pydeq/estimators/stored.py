@@ -46,6 +46,9 @@ def describe(estimator: Any) -> tuple[dict[str, Any], Params]:
     values = estimator.get_params(deep=False)
     if not isinstance(values["random_state"], int | np.integer):
         values["random_state"] = None
+    own = estimator.model_spec_.cell
+    if isinstance(own, CellFunction):
+        values["cell"] = own  # no file holds code
     classes = getattr(estimator, "classes_", None)
     names = getattr(estimator, "feature_names_in_", None)
     header = {
@@ -67,8 +70,8 @@ def describe(estimator: Any) -> tuple[dict[str, Any], Params]:
     arrays = {f"params/{name}": value for name, value in estimator.params_.items()}
     for name, value in estimator.optimizer_state_.items():
         arrays[f"optimizer/{name}"] = value
-    if isinstance(estimator.cell, CellFunction):
-        for name, value in estimator.cell.params.items():
+    if isinstance(own, CellFunction):
+        for name, value in own.params.items():
             arrays[f"start/{name}"] = np.float64(value)
     return header, arrays
 
@@ -84,7 +87,7 @@ def restore(
     kinds: Mapping[str, type],
     header: Mapping[str, Any],
     arrays: Params,
-    function: Callable[..., Any] | None = None,
+    function: Callable[..., Any] | str | None = None,
 ) -> Any:
     """Return the estimator, of one of `kinds`, that `describe` described.
 
@@ -105,6 +108,8 @@ def restore(
     if unknown := sorted(given.keys() - estimator.get_params(deep=False).keys()):
         raise ValueError(f"{kind} has no parameter {', '.join(unknown)}")
     start = _group(arrays, "start/")
+    if isinstance(given.get("cell"), str):
+        raise ValueError("its cell is code, which no file of pydeq's holds; it is not run")
     if function is not None:
         given["cell"] = model["cell"] = CellFunction(function, start)
     given = with_layer_values(given)

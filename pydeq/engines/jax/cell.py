@@ -75,10 +75,11 @@ def _function(
     own: CellFunction, shape: tuple[int, ...], weights: Acting, u: jax.Array, h: jax.Array
 ) -> jax.Array:
     """Return f of rows ``(n, n_state)``, each by itself, or of one ``(n_state,)``."""
+    function: Any = own.function
     params = {name: weights[f"cell.{name}"] for name in own.params}
 
     def of_one(u: jax.Array, h: jax.Array) -> jax.Array:
-        return own.function(params, u.reshape(shape), h.reshape(shape)).ravel()
+        return function(params, u.reshape(shape), h.reshape(shape)).ravel()
 
     return of_one(u, h) if u.ndim == 1 else jax.vmap(of_one)(u, h)
 
@@ -88,11 +89,12 @@ def check_function(model: ModelSpec, dtype: np.dtype) -> None:
     own, shape = model.cell, array_shape(model.network.state_shape)
     if not isinstance(own, CellFunction):
         return
+    function: Any = own.function
     state = jax.ShapeDtypeStruct(shape, dtype)
     params = {name: jax.ShapeDtypeStruct(s, dtype) for name, s in own.shapes.items()}
     given = f"params of shapes {own.shapes}, u {shape} and h {shape}, all {dtype}"
     try:
-        made: Any = jax.eval_shape(own.function, params, state, state)
+        made: Any = jax.eval_shape(function, params, state, state)
     except Exception as error:
         raise ValueError(
             f"cell: {own.name} failed, which was given {given}: {type(error).__name__}: {error}"

@@ -26,7 +26,6 @@ class JaxEngine(AbstractEngine):
     name = "jax"
     solvers = SOLVERS
     stabilities = STABILITIES
-    has_functions = True
     unrolls = tuple(name for name in SOLVERS if name != "newton")
 
     def __init__(self, device: str = "auto") -> None:

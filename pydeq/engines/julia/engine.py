@@ -4,8 +4,10 @@ import logging
 from collections.abc import Iterator
 from typing import final
 
+from pydeq.cell_function import CellFunction
 from pydeq.engines.base import AbstractEngine, check_supported
 from pydeq.engines.julia import runtime
+from pydeq.engines.julia.cells import PACKAGES
 from pydeq.engines.julia.session import JuliaSession
 from pydeq.errors import EngineError, EngineUnavailableError
 from pydeq.model import (
@@ -42,6 +44,7 @@ class JuliaEngine(AbstractEngine):
     solvers = SOLVERS + ODE_METHODS
     stabilities = STABILITIES
     unrolls = tuple(name for name in SOLVERS if name != "newton")
+    runs_julia = True
 
     def __init__(self, device: str = "auto") -> None:
         self._julia = runtime.start()
@@ -112,6 +115,8 @@ def _packages(
         yield "horizon", HORIZON
     elif solver.adjoint == "unrolled":
         yield "adjoint='unrolled'", ("Zygote",)
+    if isinstance(model.cell, CellFunction):
+        yield "a cell that is Julia code", PACKAGES
     if device == "cuda":
         yield "device='cuda'", (*METHODS, *STEADY_STATES, "Zygote")
 

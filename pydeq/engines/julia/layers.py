@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 from pydeq import layers
+from pydeq.cell_function import CellFunction
 from pydeq.engines.julia.runtime import Julia
 from pydeq.model import ModelSpec, Part, Placed
 from pydeq.shapes import Shape, array_shape, is_several
@@ -22,7 +23,9 @@ def describe(julia: Julia, model: ModelSpec) -> Any:
     if model.has_layers:
         encoder = _network(julia, network.encoder, network.input_shape, state)
         decoder = _network(julia, network.decoder, state, output)
-    if model.cell is not None:
+    if isinstance(model.cell, CellFunction):
+        cell = julia.pydeq.lux_cell(model.cell.function, _shape(julia, state))
+    elif model.cell is not None:
         cell = _network(julia, network.cell, state, state)
     if not isinstance(model.init, str):
         init = _network(julia, network.init, state, state)

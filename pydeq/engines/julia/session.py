@@ -53,8 +53,8 @@ class JuliaSession(AbstractSession):
         self._held: list[np.ndarray] = []  # what Julia's session has no copy of
         self._epoch = optimizer.epoch
         self._undo: Any = None
-        settings = _settings(julia, device, model, solver, optimizer)
         with runtime.calling("Opening a session"):
+            settings = _settings(julia, device, model, solver, optimizer)
             self._session: Any = self._open(settings, params, optimizer_state or {})
 
     def _open(self, settings: dict[str, Any], params: Params, saved: Params) -> Any:
