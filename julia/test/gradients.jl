@@ -1,11 +1,11 @@
-function check_gradient(s, scale)
+function check_gradient(s, scale; depth = 0)
     # The kinks of relu are to lie outside the step.
     step, tolerance = s.activation == "relu" ? (1.0e-5, 1.0e-5) : (1.0e-3, 1.0e-6)
     arrays = random_arrays(s; scale)
     x, target, weight = random_batch(s)
     probe = probe_of(s)
-    loss(arrays) = first(loss_and_grad(open_with(s, arrays), x, target, weight, probe))
-    _, gradient = loss_and_grad(open_with(s, arrays), x, target, weight, probe)
+    loss(arrays) = first(loss_and_grad(open_with(s, arrays), x, target, weight, probe, depth))
+    _, gradient = loss_and_grad(open_with(s, arrays), x, target, weight, probe, depth)
     @test size.(gradient) == size.(arrays)
     for seed in 1:2
         direction = random_direction(arrays, seed)
@@ -53,6 +53,10 @@ end
         ("jacobian", (; hidden_layer_sizes = Int[], stability = "jacobian", jacobian_penalty = 0.7), 0.6),
     ]
     check_gradient(settings(; changes...), scale)
+end
+
+@testset "the gradient of a fixed depth, from $init" for init in ("cell", "zero")
+    check_gradient(settings(; init, stability = "contractive"), 3.0; depth = 3)
 end
 
 @testset "the Jacobian penalty ($activation)" for activation in ("tanh", "logistic", "relu", "identity")

@@ -100,4 +100,42 @@ end
         expected = difference_quotient(arrays -> log_bound(only(arrays)), [weight], [direction]; step = 1.0e-5)
         @test sum(slope .* direction) ≈ expected rtol = 1.0e-6
     end
+
+    @testset "several resolutions: gradients are those of differences" begin
+        fine, coarse, row = (3, 5, 2), (2, 3, 3), (48,)
+        images = Any[collect(fine), collect(coarse)]
+        branches = Any[
+            Any[same("Conv", "0.0", fine; kernel_size = 3), same("Activation", "", fine; activation = "tanh")],
+            Any[same("Residual", "0.1", coarse; layers = [same("Conv", "0.1", coarse; kernel_size = 1)])],
+        ]
+        paths = Any[
+            Any[0, 1, 2, made("Conv", "1.0.1", coarse, (2, 3, 2); kernel_size = 1)],
+            Any[1, 0, 2, made("Conv", "1.1.0", fine, coarse; kernel_size = 3, stride = 2)],
+        ]
+        layers = [same("Branches", "0", row; images, made = images, branches), same("Fuse", "1", row; images, paths)]
+        network = described_network(layers, row, row)
+        flat, v, target = (randn(Xoshiro(i), n...) for (i, n) in enumerate(((network.n_parameters,), (48, 3), (48, 3))))
+        loss(flat, v) = sum(abs2, network(flat, v) .- target)
+        gradient = Zygote.gradient(loss, flat, v)
+        direction = random_direction([flat, v], 4)
+        expected = difference_quotient(arrays -> loss(arrays...), [flat, v], direction; step = 1.0e-4)
+        @test inner(collect(gradient), direction) ≈ expected rtol = 1.0e-7
+    end
+
+    @testset "the monotone cell's convolution, on a torus" begin
+        kernel_of(k, seed) = randn(Xoshiro(seed), k, k, 4, 4)
+        matrix_of(kernel) = begin
+            conv = same("Conv", "0"; kernel_size = size(kernel, 1), padding = "circular")
+            described_network([conv], STATE, STATE)([vec(kernel); zeros(4)], Matrix(1.0I, 48, 48))
+        end
+        for k in (1, 2, 3)
+            a, b = kernel_of(k, 1), kernel_of(k, 2)
+            A, B = matrix_of(a), matrix_of(b)
+            @test matrix_of(PyDEQ.composed(a, b)) ≈ B - B' - A' * A
+            g = randn(Xoshiro(3), 2k - 1, 2k - 1, 4, 4)
+            direction = random_direction([a, b], 5)
+            expected = difference_quotient(ab -> dot(g, PyDEQ.composed(ab...)), [a, b], direction)
+            @test inner(PyDEQ.decomposed(a, g), direction) ≈ expected rtol = 1.0e-8
+        end
+    end
 end

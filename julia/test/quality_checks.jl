@@ -2,8 +2,7 @@ using Aqua: Aqua
 using ExplicitImports: ExplicitImports
 
 @testset "Aqua" begin
-    # NPZ is for the plain programs in original/, which run in this project.
-    Aqua.test_all(PyDEQ; stale_deps = (; ignore = [:NPZ]))
+    Aqua.test_all(PyDEQ)
 end
 
 @testset "ExplicitImports" begin
