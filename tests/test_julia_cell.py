@@ -45,6 +45,12 @@ def test_what_each_engine_lacks_is_said():
         CellFunction(plain, START)
 
 
+def test_the_jax_engine_is_told_of_by_name():
+    model = DEQClassifier(n_state=4, cell="Dense", engine="jax")
+    with pytest.raises(ValueError, match=r"needs engine='julia' or 'auto'; got .*cell=\[Dense"):
+        model.fit(np.zeros((4, 2)), [0, 1, 0, 1])
+
+
 def test_code_in_a_file_is_not_run(tmp_path):
     x, y = np.random.default_rng(0).normal(size=(20, 3)), np.arange(20) % 2
     model = DEQClassifier(n_state=4, max_iter=1, engine="jax").fit(x, y)

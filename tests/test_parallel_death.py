@@ -5,8 +5,7 @@ import time
 
 from parallel_cases import GIVEN, TASKS, alone, error, finish, learned, start, write_data
 
-# Thirty epochs of ReLU make more of a rounding than a comparison with one process can take.
-LONG = {**GIVEN, "activation": "tanh", "max_iter": 30, "n_iter_no_change": 30}
+LONG = {**GIVEN, "max_iter": 30, "n_iter_no_change": 30}
 
 
 def test_a_process_that_dies_ends_the_others_and_the_checkpoint_is_gone_on_from(tmp_path):

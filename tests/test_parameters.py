@@ -46,7 +46,7 @@ REFUSED = {
     "train_encoder": [1, 0, "yes", None],
     "input_shape": [4, "image", (4.0,), (2, 2), (), (True, 2, 2)],
     "encoder": [3, "Dense", {}],
-    "cell": [3, "Dense", {}],
+    "cell": [3, b"Dense", {}],
     "decoder": [3, "Dense", {}],
     "horizon": [0, -1.0, np.inf, np.nan, "10", True],
     "solver": ["Tsit5", "lbfgs", None],

@@ -32,7 +32,7 @@ def with_layers(params: Mapping[str, Any], model: ModelSpec) -> ModelSpec:
         what it is given and what it needs.
     """
     given: dict[str, Any] = {n: _layers(n, params.get(n)) for n in PARTS if n != "cell"}
-    given["cell"] = _cell(params.get("cell"), params.get("random_state"))
+    given["cell"] = _cell(params)
     given["init"] = _init(params.get("init", ARCHITECTURE["init"]))
     model = dataclasses.replace(model, **given, input_shape=_input_shape(params, model.n_features))
     if not model.has_layers:
@@ -62,10 +62,17 @@ def _state_shape(model: ModelSpec) -> tuple[int, ...]:
     return model.network.state_shape
 
 
-def _cell(value: Any, random_state: Any) -> tuple[Layer, ...] | CellFunction | None:
+def _cell(params: Mapping[str, Any]) -> tuple[Layer, ...] | CellFunction | None:
+    value, random_state = params.get("cell"), params.get("random_state")
     if isinstance(value, CellFunction):
         return value
     if isinstance(value, str):
+        if params.get("engine") == "jax":
+            raise ValueError(
+                "cell is a string, Julia code that makes a Lux layer, and needs engine='julia' or "
+                f"'auto'; got engine='jax' and cell={value!r:.100}. Layers stand in a list: "
+                "cell=[Dense(16), Activation('tanh')]."
+            )
         return julia_cell(value, int(random_state) if isinstance(random_state, Integral) else 0)
     if callable(value):
         raise ValueError(
