@@ -342,7 +342,7 @@ def test_trajectory_refuses_a_depth_that_is_none(depth, on_oracle):
 
 def test_a_finite_horizon_learns_without_an_equilibrium():
     X, y = make_data(DEQRegressor)
-    options = {"horizon": 1.0, "stability": "none", "max_iter": 100, "max_steps": 50}
+    options = {"horizon": 1.0, "stability": "none", "max_iter": 60, "max_steps": 50}
     model = DEQRegressor(**SMALL).set_params(**options).fit(X, y)
     assert model.score(X, y) > 0.8
     found = model.equilibrium(X)

@@ -218,7 +218,9 @@ def test_the_users_configuration_is_left_alone():
         import jax, numpy as np, pydeq
         before = dict(jax.config.values)
         X = np.linspace(-1, 1, 12)[:, None]
-        model = pydeq.DEQRegressor(max_iter=2, n_state=3, hidden_layer_sizes=2, engine="jax")
+        model = pydeq.DEQRegressor(
+            max_iter=2, n_state=3, hidden_layer_sizes=2, engine="jax", solver="fixed_point"
+        )
         assert model.fit(X, X[:, 0]).predict(X).dtype == np.float64
         assert dict(jax.config.values) == before
         assert jax.numpy.ones(2).dtype == np.float32

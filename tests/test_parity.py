@@ -24,7 +24,7 @@ def jax_training():
     return parity.train(get_engine("jax", "cpu"))
 
 
-N_SOME = 20
+N_SOME = 10
 """Steps of the training that are enough where all of them are not needed."""
 
 
