@@ -28,6 +28,7 @@ SCHATTEN_P = 128
 
 # Of the finite horizon's classical Runge-Kutta method; its error is about 1e-11 for these fields.
 LONGEST_RK4_STEP = 0.005
+MOST_RK4_STEPS = 20_000
 
 
 # --- the cell ---
@@ -192,8 +193,11 @@ def rk4_stages(model: ModelSpec, layers: Layers, u, h, dt):
 
 
 def horizon_steps(model: ModelSpec):
-    """Return the number of steps to the horizon and their length."""
-    n_steps = int(np.ceil(model.horizon / LONGEST_RK4_STEP))
+    """Return the number of steps to the horizon and their length.
+
+    A model file with a horizon at random may ask for any; to such a one the steps are too long.
+    """
+    n_steps = int(min(np.ceil(model.horizon / LONGEST_RK4_STEP), MOST_RK4_STEPS))
     return n_steps, model.horizon / n_steps
 
 
