@@ -60,3 +60,12 @@ def test_what_is_imported_is_installed_with_pydeq():
     # juliacall brings juliapkg; without torchvision MNIST comes in another way.
     others = found - sys.stdlib_module_names - {"pydeq", "juliapkg", "torchvision"}
     assert {name.replace("sklearn", "scikit-learn") for name in others} <= names
+
+
+def test_nothing_is_left_at_the_top_level():
+    """What belongs there, and what commands of the README and of Python's tools may have made."""
+    ours = {"pyproject.toml", "README.md", "pydeq", "julia", "tests", "examples"}
+    also = {"CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "LICENSE", "noxfile.py"}
+    made = {"build", "data", "dist", "out", "__pycache__", "pydeq.egg-info"}
+    found = {path.name for path in ROOT.iterdir() if not path.name.startswith(".")}
+    assert ours | also <= found <= ours | also | made
