@@ -117,8 +117,11 @@ def pytest_runtest_setup(item):
 
 @pytest.fixture(scope="module", params=["jax", pytest.param("julia", marks=pytest.mark.julia)])
 def engine(request):
-    """Each engine, for the tests of the contract; a new one is a name more here."""
-    return engines.get_engine(request.param, device="cpu")
+    """Each engine, for the tests of the contract; a new one is a name more here.
+
+    ``PYDEQ_TEST_DEVICE=cuda`` holds them to it on a GPU.
+    """
+    return engines.get_engine(request.param, os.environ.get("PYDEQ_TEST_DEVICE", "cpu"))
 
 
 @pytest.fixture

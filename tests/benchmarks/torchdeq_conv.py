@@ -28,7 +28,7 @@ import numpy as np
 
 from pydeq import presets
 from pydeq.datasets import load_mnist
-from pydeq.engines import get_engine
+from pydeq.engines import Device, get_engine
 from pydeq.estimators.parameters import fit_specs
 from pydeq.model import Params, init_params
 from pydeq.model.batching import epoch_order, iter_batches
@@ -60,9 +60,11 @@ def specs_of(n_samples: int) -> Any:
 class Ours:
     """A session of the JAX engine."""
 
-    def __init__(self, x: np.ndarray, y: np.ndarray, params: Params, settings: Any) -> None:
+    def __init__(
+        self, x: np.ndarray, y: np.ndarray, params: Params, settings: Any, device: Device
+    ) -> None:
         specs = specs_of(len(x))
-        engine = get_engine("jax", "cpu")
+        engine = get_engine("jax", device)
         self._session = engine.open(specs.model, specs.solver, specs.optimizer, params)
         self._session.load_data(x, y.astype(np.int32), np.ones(len(x), "f4"))
 
@@ -77,14 +79,17 @@ class Ours:
 class Theirs:
     """The same layers in torch, and torchdeq between them."""
 
-    def __init__(self, x: np.ndarray, y: np.ndarray, params: Params, settings: Any) -> None:
+    def __init__(
+        self, x: np.ndarray, y: np.ndarray, params: Params, settings: Any, device: Device
+    ) -> None:
         import torch
         from torchdeq import apply_norm, get_deq, reset_norm
 
         torch.manual_seed(0)
         torch.set_num_threads(len(os.sched_getaffinity(0)))
-        self._torch, self._reset = torch, reset_norm
-        self._x, self._y = torch.from_numpy(x), torch.from_numpy(y.astype(np.int64))
+        self._torch, self._reset, self._device = torch, reset_norm, device
+        self._x = torch.from_numpy(x).to(device)
+        self._y = torch.from_numpy(y.astype(np.int64)).to(device)
         conv, relu = torch.nn.Conv2d, torch.nn.ReLU
         norm, pool = torch.nn.GroupNorm, torch.nn.MaxPool2d
         first = [conv(1, 16, 5, padding=2), pool(2), norm(4, 16), relu()]
@@ -94,10 +99,9 @@ class Theirs:
             conv(32, 32, 3, padding=1), relu(), conv(32, 32, 3, padding=1)
         )
         self._decoder = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(32 * 49, 10))
-        parts = (self._encoder, self._cell, self._decoder)
         self._start(params)
+        self._parts = torch.nn.ModuleList((self._encoder, self._cell, self._decoder)).to(device)
         apply_norm(self._cell, args=dict(settings["norm"]))
-        self._parts = torch.nn.ModuleList(parts)
         weights = [w for w in self._parts.parameters() if w.ndim > 1]
         others = [w for w in self._parts.parameters() if w.ndim == 1]
         # pydeq's alpha is divided by the sum of the batch's weights.
@@ -149,27 +153,30 @@ class Theirs:
         self._parts.train()
         self._deq.train()
         for index in iter_batches(order, BATCH):
-            chosen = self._torch.from_numpy(index)
+            chosen = self._torch.from_numpy(index).to(self._device)
             self._adam.zero_grad(set_to_none=True)
             output = self._output(self._x[chosen])
             self._torch.nn.functional.cross_entropy(output, self._y[chosen]).backward()
             self._adam.step()
+        if self._device == "cuda":
+            self._torch.cuda.synchronize()
 
     def predict(self, x: np.ndarray) -> tuple[np.ndarray, float]:
         self._parts.eval()
         self._deq.eval()
         self._n_evals = 0
         with self._torch.no_grad():
-            parts = [self._output(part).numpy() for part in self._torch.from_numpy(x).split(CHUNK)]
+            chunks = self._torch.from_numpy(x).to(self._device).split(CHUNK)
+            parts = [self._output(chunk).cpu().numpy() for chunk in chunks]
         return np.concatenate(parts), self._n_evals / len(x)
 
 
-def work(pipe: Any, name: str, data: Path, n_samples: int) -> None:
+def work(pipe: Any, name: str, data: Path, n_samples: int, device: Device) -> None:
     """Serve one contestant: an order of samples comes, numbers go back."""
     x, y, x_test, y_test = load_mnist(data)
     params = init_params(specs_of(n_samples).model, np.random.default_rng(0), np.dtype("f4"))
     kind = Theirs if ROWS[name] else Ours
-    contestant = kind(x[:n_samples], y[:n_samples], params, ROWS[name])
+    contestant = kind(x[:n_samples], y[:n_samples], params, ROWS[name], device)
     pipe.send("ready")
     while (order := pipe.recv()) is not None:
         wall, cpu = time.perf_counter(), time.process_time()
@@ -182,12 +189,12 @@ def work(pipe: Any, name: str, data: Path, n_samples: int) -> None:
 class Contestant:
     """A contestant's process, and what it has come to."""
 
-    def __init__(self, name: str, data: Path, n_samples: int) -> None:
+    def __init__(self, name: str, data: Path, n_samples: int, device: Device) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, other = context.Pipe()
         self.name, self.wall, self.cpu, self.reached = name, 0.0, 0.0, None
         self._process = context.Process(
-            target=work, args=(other, name, data, n_samples), daemon=True
+            target=work, args=(other, name, data, n_samples, device), daemon=True
         )
         self._process.start()
         other.close()
@@ -232,9 +239,10 @@ def race(rows: list[Contestant], n_samples: int, epochs: int, n_parts: int, targ
 @click.option("--epochs", default=5, show_default=True, help="At most so many.")
 @click.option("--parts", default=2, show_default=True, help="Turns in an epoch.")
 @click.option("--accuracy", default=0.99, show_default=True, help="Of the test images.")
-def main(data, only, samples, epochs, parts, accuracy):
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
+def main(data, only, samples, epochs, parts, accuracy, device):
     """Train pydeq's and torchdeq's convolutional models by turns."""
-    rows = [Contestant(name, data, samples) for name in only or ROWS]
+    rows = [Contestant(name, data, samples, device) for name in only or ROWS]
     print(f"load {os.getloadavg()[0]:.1f}, {len(os.sched_getaffinity(0))} cores", flush=True)
     race(rows, samples, epochs, parts, accuracy)
     for row in rows:

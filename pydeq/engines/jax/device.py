@@ -76,7 +76,8 @@ def own_settings(device: Device, dtype: np.dtype) -> Iterator[None]:
             jax.debug_nans(False),
             jax.debug_infs(False),
             jax.check_tracer_leaks(False),
-            jax.default_matmul_precision(None),
+            # A GPU would round the factors of products to 10 bits, which is no float32.
+            jax.default_matmul_precision("highest"),
         ):
             stack.enter_context(setting)
         yield
