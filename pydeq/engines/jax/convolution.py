@@ -18,7 +18,7 @@ def correlate(a: jax.Array, kernel: jax.Array, pads: Pads) -> jax.Array:
 
     Of an image's layouts, XLA has a quick convolution for this one alone, and none for what it
     makes of one when it differentiates: in a loop that took 30 times as long. So the derivatives
-    are written out, as a convolution of the same form and a product.
+    are written out, as convolutions of the same form.
 
     Parameters
     ----------
@@ -42,13 +42,20 @@ def _pull_back(
 ) -> tuple[jax.Array, jax.Array]:
     a, kernel = saved
     k = len(kernel)
-    above, beside = (tuple(k - 1 - n for n in pad) for pad in pads)
-    to_a: Any = correlate(g, kernel[::-1, ::-1].swapaxes(2, 3), (above, beside))
-    a, size, rows = jnp.pad(a, ((0, 0), *pads, (0, 0))), g.shape[1:3], g.reshape(-1, g.shape[3])
-    # One product for each row of the kernel: XLA computes what made `a` anew for each pixel that
-    # is seen, and less often so.
-    seen = (patches(a[:, i:], (1, k), 1, size) for i in range(k))
-    return to_a, jnp.stack([row.T @ rows for row in seen]).reshape(kernel.shape)
+    others: Any = tuple(tuple(k - 1 - n for n in pad) for pad in pads)
+    to_a = correlate(g, kernel[::-1, ::-1].swapaxes(2, 3), others)
+    if g.shape[3] <= a.shape[3]:
+        return to_a, _to_kernel(a, g, pads)
+    return to_a, _to_kernel(g, a, others)[::-1, ::-1].swapaxes(2, 3)
+
+
+def _to_kernel(a: jax.Array, g: jax.Array, pads: Pads) -> jax.Array:
+    """Return what `correlate` pulls back to its kernel: the images are channels, and seen by g.
+
+    It is quicker if `a` has more channels than `g`: on a CPU, two thirds of the time that it takes
+    the other way round.
+    """
+    return correlate(a.transpose(3, 1, 2, 0), g.transpose(1, 2, 0, 3), pads).transpose(1, 2, 0, 3)
 
 
 correlate.defvjp(_forward, _pull_back)

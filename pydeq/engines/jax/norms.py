@@ -40,10 +40,13 @@ def _log_bound(placed: Placed, weights: Acting) -> jax.Array:
     size = jax.lax.stop_gradient(jnp.max(jnp.abs(weight)))
     size = jnp.where(size > 0, size, 1)
     unit = weight / size
-    parts = (
-        _spectrum(placed, unit) if weight.ndim == 4 else (unit[None], jnp.zeros_like(unit)[None])
-    )
-    return jnp.max(_log_gram_norms(*parts)) + jnp.log(size)
+    if weight.ndim == 2:
+        return _log_gram_norms(unit[None], jnp.zeros_like(unit)[None])[0] + jnp.log(size)
+    # The largest alone has a gradient: that of all the others would be computed, and be 0.
+    waves = _waves(placed, weight.dtype)
+    of_all = _log_gram_norms(*_spectrum(jax.lax.stop_gradient(unit), waves))
+    largest = jnp.argmax(of_all)[None]
+    return _log_gram_norms(*_spectrum(unit, waves[:, largest]))[0] + jnp.log(size)
 
 
 def _log_product(part: Part, weights: Acting) -> jax.Array:
@@ -66,23 +69,26 @@ def _log_bound_of_parts(placed: Placed, inside: list[jax.Array]) -> jax.Array:
     return _log_gram_norms(matrix[None], jnp.zeros_like(matrix)[None])[0] + top
 
 
-def _spectrum(placed: Placed, weight: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return real and imaginary parts of a kernel at half the frequencies ``(f, out, in)``.
+def _waves(placed: Placed, dtype: np.dtype) -> jax.Array:
+    """Return cos and -sin of a torus's frequencies at a kernel's elements ``(2, f, k * k)``.
 
-    The others are conjugates of these. A kernel has few elements, so that sums over them are
-    quicker than a Fourier transform of its torus.
+    They are half of the frequencies: the spectrum at the others is conjugate to that at these.
     """
     height, width = torus(placed)
-    size = weight.shape[2]
+    size = placed.layer.kernel_size
     rows = np.arange(height)[:, None, None, None] * np.arange(size)[:, None] / height
     columns = np.arange(width // 2 + 1)[:, None, None] * np.arange(size) / width
     angles = 2 * np.pi * (rows + columns).reshape(-1, size * size)
+    return jnp.asarray(np.stack([np.cos(angles), -np.sin(angles)]), dtype)
+
+
+def _spectrum(weight: jax.Array, waves: jax.Array) -> jax.Array:
+    """Return real and imaginary parts of a kernel at each frequency ``(2, f, out, in)``.
+
+    A kernel has few elements, so that sums over them are quicker than a Fourier transform.
+    """
     kernel = weight.reshape(*weight.shape[:2], -1)
-    real, imaginary = (
-        jnp.einsum("oik,fk->foi", kernel, jnp.asarray(wave, weight.dtype))
-        for wave in (np.cos(angles), -np.sin(angles))
-    )
-    return real, imaginary
+    return jnp.einsum("oik,pfk->pfoi", kernel, waves)
 
 
 def _log_gram_norms(real: jax.Array, imaginary: jax.Array) -> jax.Array:

@@ -298,14 +298,17 @@ class JaxSession(AbstractSession):
 
     def optimizer_state(self) -> Params:
         """See :meth:`AbstractSession.optimizer_state`."""
+        with self.context():
+            count = np.array(self._state.count, np.int64)
         return {
-            "count": np.array(self._state.count, np.int64),
+            "count": count,
             **{f"m.{name}": value for name, value in self._named(self._state.mean).items()},
             **{f"v.{name}": value for name, value in self._named(self._state.square).items()},
         }
 
     def _named(self, vectors: Vectors) -> Params:
-        named = from_vectors(self._model, tuple(np.asarray(vector) for vector in vectors))
+        with self.context():
+            named = from_vectors(self._model, tuple(np.asarray(vector) for vector in vectors))
         return {name: value.copy() for name, value in named.items()}
 
     def close(self) -> None:
