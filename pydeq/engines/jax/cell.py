@@ -1,4 +1,7 @@
-"""The model's maps as pure functions of JAX arrays: encoder, cell, decoder, losses."""
+"""The model's maps as pure functions of JAX arrays: encoder, cell, decoder, losses.
+
+The states and h have their channels last: see :func:`pydeq.engines.jax.forward.channels_last`.
+"""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -8,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from pydeq.cell_function import CellFunction
-from pydeq.engines.jax.forward import FUNCTIONS, forward_rows
+from pydeq.engines.jax.forward import FUNCTIONS, channels_first, channels_last, forward_rows
 from pydeq.model import ModelSpec, effective
-from pydeq.shapes import array_shape
+from pydeq.shapes import Shape, array_shape
 
 __all__ = [
     "Acting",
@@ -44,12 +47,15 @@ def affine(model: ModelSpec, weights: Mapping[str, jax.Array], u: jax.Array) -> 
 
 def encode(model: ModelSpec, params: Mapping[str, jax.Array], x: jax.Array) -> jax.Array:
     """Return h ``(n, n_state)`` of the samples `x` ``(n, n_features)``."""
-    return forward_rows(model.network.encoder, params, x)
+    network = model.network
+    return forward_rows(network.encoder, params, channels_last(x, network.input_shape))
 
 
 def decode(model: ModelSpec, params: Mapping[str, jax.Array], z: jax.Array) -> jax.Array:
     """Return the raw output ``(n, n_outputs)`` of the states `z` ``(n, n_state)``."""
-    return forward_rows(model.network.decoder, params, z)
+    decoder = model.network.decoder
+    output = forward_rows(decoder, params, z)
+    return channels_first(output, decoder[-1].gives if decoder else model.network.state_shape)
 
 
 def cell_weights(acting: Mapping[str, jax.Array]) -> Acting:
@@ -67,19 +73,20 @@ def cell(model: ModelSpec, weights: Acting, u: jax.Array, h: jax.Array) -> jax.A
     if model.stability == "monotone":
         return activation(model)(affine(model, weights, u) + h)
     if isinstance(model.cell, CellFunction):
-        return _function(model.cell, array_shape(model.network.state_shape), weights, u, h)
+        return _function(model.cell, model.network.state_shape, weights, u, h)
     return forward_rows(model.network.cell, weights, u + h)
 
 
 def _function(
-    own: CellFunction, shape: tuple[int, ...], weights: Acting, u: jax.Array, h: jax.Array
+    own: CellFunction, shape: Shape, weights: Acting, u: jax.Array, h: jax.Array
 ) -> jax.Array:
     """Return f of rows ``(n, n_state)``, each by itself, or of one ``(n_state,)``."""
     function: Any = own.function
     params = {name: weights[f"cell.{name}"] for name in own.params}
 
     def of_one(u: jax.Array, h: jax.Array) -> jax.Array:
-        return function(params, u.reshape(shape), h.reshape(shape)).ravel()
+        given = (channels_first(v, shape).reshape(array_shape(shape)) for v in (u, h))
+        return channels_last(function(params, *given).ravel(), shape)
 
     return of_one(u, h) if u.ndim == 1 else jax.vmap(of_one)(u, h)
 

@@ -5,7 +5,7 @@ To add a layer, describe it in :mod:`pydeq.layers` and say here what it computes
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -17,7 +17,7 @@ from pydeq.engines.jax.convolution import correlate, correlate_one, patches
 from pydeq.model import Part, Placed
 from pydeq.shapes import Shape, array_shape, is_several
 
-__all__ = ["FUNCTIONS", "forward", "forward_rows"]
+__all__ = ["FUNCTIONS", "channels_first", "channels_last", "forward", "forward_rows"]
 
 FUNCTIONS = {
     "identity": lambda v: v,
@@ -30,8 +30,35 @@ FUNCTIONS = {
 Params = Mapping[str, jax.Array]
 
 
+def channels_last(rows: Any, shape: Shape) -> Any:
+    """Return samples as the engine has them, of rows ``(..., n)`` as the user has them.
+
+    The images in a row become ``(height, width, channels)``: XLA's convolutions for CPUs want the
+    channels last, and so do loops over neighbours. Takes arrays of numpy and of JAX.
+    """
+    return _apart_by(rows, shape, lambda c, height, width: (c, height * width))
+
+
+def channels_first(rows: Any, shape: Shape) -> Any:
+    """Return what `channels_last` was given."""
+    return _apart_by(rows, shape, lambda c, height, width: (height * width, c))
+
+
+def _apart_by(rows: Any, shape: Shape, matrix: Callable[[int, int, int], tuple[int, int]]) -> Any:
+    """Transpose each image in the rows as a matrix of that shape."""
+    if is_several(shape):
+        ends = np.cumsum([math.prod(part) for part in shape])
+        each = zip(shape, [0, *ends[:-1]], ends, strict=True)
+        parts = [_apart_by(rows[..., first:last], part, matrix) for part, first, last in each]
+        return rows.__array_namespace__().concat(parts, axis=-1)
+    if len(shape) == 1:
+        return rows
+    images = rows.reshape(*rows.shape[:-1], *matrix(*shape))
+    return images.swapaxes(-1, -2).reshape(rows.shape)
+
+
 def forward_rows(part: Part, params: Params, rows: jax.Array) -> jax.Array:
-    """Return what layers make of samples that are rows ``(n, size)``, or of one ``(size,)``.
+    """Return what layers make of samples ``(n, size)``, or of one ``(size,)``: see `channels_last`.
 
     `params` are the parameters as they act: a ``<name>.factor`` is what a layer of layers is
     multiplied by; without one it is 1.
@@ -39,24 +66,15 @@ def forward_rows(part: Part, params: Params, rows: jax.Array) -> jax.Array:
     if not part:
         return rows
     made = forward(part, params, _of_row(rows, part[0].given))
-    return _in_row(made, part[-1].gives).reshape(*rows.shape[:-1], -1)
+    return made.reshape(*rows.shape[:-1], -1)
 
 
 def _of_row(rows: jax.Array, shape: Shape) -> jax.Array:
-    """Return samples as layers have them: images ``(n, height, width, channels)``, else rows.
-
-    XLA's convolutions for CPUs want the channels last, and so do loops over neighbours.
-    """
+    """Return samples as layers have them: images ``(n, height, width, channels)``, else rows."""
     if len(array_shape(shape)) == 1:
         return rows
-    return rows.reshape(-1, *shape).transpose(0, 2, 3, 1)
-
-
-def _in_row(a: jax.Array, shape: Shape) -> jax.Array:
-    """Return what `_of_row` was given."""
-    if len(array_shape(shape)) == 1:
-        return a
-    return a.transpose(0, 3, 1, 2).reshape(len(a), -1)
+    channels, height, width = shape
+    return rows.reshape(-1, height, width, channels)
 
 
 def forward(part: Part, params: Params, a: jax.Array) -> jax.Array:
@@ -122,7 +140,8 @@ def _pool(placed: Placed, layer: Any, params: Params, a: jax.Array) -> jax.Array
 
 
 def _flatten(placed: Placed, layer: Any, params: Params, a: jax.Array) -> jax.Array:
-    return _in_row(a, placed.given)
+    is_image = len(array_shape(placed.given)) > 1
+    return channels_first(a.reshape(len(a), -1) if is_image else a, placed.given)
 
 
 def _residual(placed: Placed, layer: Any, params: Params, a: jax.Array) -> jax.Array:
@@ -133,7 +152,7 @@ def _branches(placed: Placed, layer: layers.Branches, params: Params, a: jax.Arr
     given = _apart(a, placed.given) if is_several(placed.given) else [a for _ in placed.parts]
     each = zip(placed.parts, given, strict=True)
     made = [forward(part, params, own) for part, own in each]
-    return _times_factor(placed, params, _together(made, placed.gives))
+    return _times_factor(placed, params, _together(made))
 
 
 def _fuse(placed: Placed, layer: layers.Fuse, params: Params, a: jax.Array) -> jax.Array:
@@ -144,7 +163,7 @@ def _fuse(placed: Placed, layer: layers.Fuse, params: Params, a: jax.Array) -> j
         if path.target < path.source:
             made = _repeated(made, path.step, *placed.given[path.target][1:])
         total[path.target] = total[path.target] + made
-    return _times_factor(placed, params, _together(total, placed.gives))
+    return _times_factor(placed, params, _together(total))
 
 
 def _times_factor(placed: Placed, params: Params, a: jax.Array) -> jax.Array:
@@ -159,9 +178,8 @@ def _apart(a: jax.Array, shapes: Shape) -> list[jax.Array]:
     return [_of_row(part, shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
-def _together(parts: list[jax.Array], shapes: Shape) -> jax.Array:
-    rows = [_in_row(part, shape) for part, shape in zip(parts, shapes, strict=True)]
-    return jnp.concatenate(rows, axis=-1)
+def _together(parts: list[jax.Array]) -> jax.Array:
+    return jnp.concatenate([part.reshape(len(part), -1) for part in parts], axis=-1)
 
 
 def _repeated(a: jax.Array, step: int, height: int, width: int) -> jax.Array:

@@ -6,6 +6,8 @@ differentiable, so training and prediction scale a cell alike. For a convolution
 frequency of a torus, a matrix ``(out, in)``, and the bound is the largest of theirs.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -75,7 +77,8 @@ def _waves(placed: Placed, dtype: np.dtype) -> jax.Array:
     They are half of the frequencies: the spectrum at the others is conjugate to that at these.
     """
     height, width = torus(placed)
-    size = placed.layer.kernel_size
+    layer: Any = placed.layer
+    size = layer.kernel_size
     rows = np.arange(height)[:, None, None, None] * np.arange(size)[:, None] / height
     columns = np.arange(width // 2 + 1)[:, None, None] * np.arange(size) / width
     angles = 2 * np.pi * (rows + columns).reshape(-1, size * size)

@@ -20,6 +20,7 @@ from pydeq.engines.jax.batches import Batch, TrainingData, batch_of, padded
 from pydeq.engines.jax.cell import Acting, check_function
 from pydeq.engines.jax.code import Code
 from pydeq.engines.jax.device import Device, own_settings
+from pydeq.engines.jax.forward import channels_first, channels_last
 from pydeq.engines.jax.layers import acting_names
 from pydeq.engines.jax.optimizer import AdamState, Rates
 from pydeq.engines.jax.programs import Program, Run
@@ -176,10 +177,14 @@ class JaxSession(AbstractSession):
 
     def signs(self, n_batches: int) -> np.ndarray:
         """Return the probes of this epoch's batches, ``(n_batches, n_state)``."""
-        n_state = self._model.state_width
         if self._model.stability != "jacobian":  # nothing looks at them
-            return np.broadcast_to(np.ones((), self._dtype), (n_batches, n_state))
-        return probes(self._optimizer.seed, self._epoch, n_batches, n_state, self._dtype)
+            return np.broadcast_to(np.ones((), self._dtype), (n_batches, self._model.state_width))
+        return self._probes(self._epoch, n_batches)
+
+    def _probes(self, epoch: int, n_batches: int) -> np.ndarray:
+        """Return what stands for the same elements of a state in all engines."""
+        signs = probes(self._optimizer.seed, epoch, n_batches, self._model.state_width, self._dtype)
+        return channels_last(signs, self._model.network.state_shape)
 
     def batches(self, indices: list[np.ndarray], n_rows: int, signs: np.ndarray) -> Iterator[Batch]:
         """See :meth:`TrainingData.batches`."""
@@ -266,13 +271,14 @@ class JaxSession(AbstractSession):
         state, output, residual, n_evals, converged = (
             np.concatenate(arrays)[: len(x)] for arrays in zip(*parts, strict=True)
         )
+        state = channels_first(state, self._model.network.state_shape)
         return Equilibrium(state, output, residual, n_evals.astype(np.int64), converged)
 
     def loss_and_grad(
         self, x: np.ndarray, target: np.ndarray, weight: np.ndarray
     ) -> tuple[float, Params]:
         """See :meth:`AbstractSession.loss_and_grad`."""
-        probe = probes(self._optimizer.seed, 0, 1, self._model.state_width, self._dtype)[0]
+        probe = self._probes(0, 1)[0]
         n_rows = padded_size(len(x))
         with self.context():
             batch = batch_of(x, target, weight, probe, n_rows, self._device)
@@ -290,7 +296,7 @@ class JaxSession(AbstractSession):
                 for _ in range(depth):
                     states += compiled.apply_cell(code, acting, states[-1], h)
                 parts.append(np.stack(jax.device_get(states))[:, : last - first])
-        return np.concatenate(parts, axis=1)
+        return channels_first(np.concatenate(parts, axis=1), self._model.network.state_shape)
 
     def params(self) -> Params:
         """See :meth:`AbstractSession.params`."""

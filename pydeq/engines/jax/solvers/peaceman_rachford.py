@@ -60,16 +60,16 @@ def _on_torus(conv: Placed, field: Field) -> Resolvent:
     inverse = jnp.linalg.inv(matrices)
 
     def solve(y: jax.Array) -> jax.Array:
-        waves = jnp.fft.rfft2(y.reshape(-1, *conv.given))
-        waves = jnp.einsum("xyoi,nixy->noxy", inverse, waves)
-        return jnp.fft.irfft2(waves, (height, width)).reshape(y.shape)
+        waves = jnp.fft.rfft2(y.reshape(-1, height, width, channels), axes=(1, 2))
+        waves = jnp.einsum("xyoi,nxyi->nxyo", inverse, waves)
+        return jnp.fft.irfft2(waves, (height, width), axes=(1, 2)).reshape(y.shape)
 
     return solve
 
 
 def _bias(field: Field, n_state: int) -> jax.Array:
     bias = field.weights["cell.0.bias"]
-    return jnp.repeat(bias, n_state // len(bias))
+    return jnp.tile(bias, n_state // len(bias))  # of a pixel, its channels come together
 
 
 def _init(field: Field, u: jax.Array, fu: jax.Array, h: jax.Array) -> jax.Array:
