@@ -127,7 +127,8 @@ def test_an_old_project_lacks_the_packages_of_a_method(module):
 
 def test_specs_and_weights_are_handed_over(module):
     params = random_params(MODEL, dtype="float32")
-    open_session(params, OptimizerSpec(alpha=0.5, train_encoder=False), max_steps=7)
+    turned = dict(reversed(params.items()))  # handed over in Julia's order all the same
+    open_session(turned, OptimizerSpec(alpha=0.5, train_encoder=False), max_steps=7)
     settings = module.settings
     assert settings["names"] == list(params)
     assert settings["hidden_layer_sizes"] == [7, 5]

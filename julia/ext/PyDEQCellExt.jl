@@ -30,10 +30,11 @@ function PyDEQ.lux_cell(code::String, given::Vector{Int})
     ps = Base.invokelatest(LuxCore.initialparameters, Xoshiro(0), layer)
     # As in prediction: a cell with noise has no fixed point.
     state = LuxCore.testmode(Base.invokelatest(LuxCore.initialstates, Xoshiro(0), layer))
-    leaves = named_leaves(ps, "cell")
+    leaves = sort!(named_leaves(ps, "cell"); by = first)  # Python's order
     shapes = Dims[size(array) for (_, array) in leaves]
     cell = LuxNetwork(
-        layer, state, first(numbered(ps, 0)), first.(leaves), shapes, sum(prod, shapes; init = 0), Tuple(given)
+        layer, state, numbered(ps, "cell", first.(leaves)), first.(leaves), shapes, sum(prod, shapes; init = 0),
+        Tuple(given),
     )
     return Base.invokelatest(checked, cell, ps)
 end
@@ -70,23 +71,19 @@ function layer_of(code::String)
     throw(ArgumentError("cell: the code must make a Lux layer; it makes a $(typeof(made))."))
 end
 
-"""The arrays of Lux's tree of parameters, by their path, in the order of a flat vector."""
+"""The arrays of Lux's tree of parameters, by their path."""
 function named_leaves(ps::NamedTuple, path)
-    parts = [named_leaves(value, join(filter(!isempty, [path, string(key)]), ".")) for (key, value) in pairs(ps)]
+    parts = [named_leaves(ps[key], path_to(key, path)) for key in keys(ps)]
     return reduce(vcat, parts; init = Tuple{String, Any}[])
 end
 named_leaves(array::AbstractArray, path) = Tuple{String, Any}[(path, array)]
 
-"""The tree with numbers in the places of its arrays, and the last number."""
-function numbered(ps::NamedTuple, n)
-    parts = Any[]
-    for part in ps
-        own, n = numbered(part, n)
-        push!(parts, own)
-    end
-    return NamedTuple{keys(ps)}(Tuple(parts)), n
-end
-numbered(::AbstractArray, n) = n + 1, n + 1
+path_to(key, path) = isempty(path) ? string(key) : "$path.$key"
+
+"""The tree with, in the places of its arrays, where their paths are in `names`."""
+numbered(ps::NamedTuple, path, names) =
+    NamedTuple{keys(ps)}(map(key -> numbered(ps[key], path_to(key, path), names), keys(ps)))
+numbered(::AbstractArray, path, names) = findfirst(==(path), names)
 
 """Lux's parameters from the flat vector."""
 parameters(cell::LuxNetwork, flat) = filled(cell.tree, cut(flat, cell.shapes))

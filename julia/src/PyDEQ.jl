@@ -8,8 +8,8 @@ equilibrium is a `SteadyStateProblem` (SteadyStateDiffEq), its gradient a `Stead
 
 The package loads little. What SciML and Lux do comes with extensions, which their packages load.
 
-What Python drives is not exported: [`open_session`](@ref), and what takes the session that it
-returns. There, too, a finite horizon is a `NeuralODE` (DiffEqFlux).
+What Python drives is not exported: a [`Session`](@ref), opened by [`open_session`](@ref). There, too, a
+finite horizon is a `NeuralODE` (DiffEqFlux).
 """
 module PyDEQ
 
@@ -49,13 +49,12 @@ include("batched.jl")
 include("layer.jl")
 include("cells.jl")
 include("device.jl")
-include("description.jl")
-include("settings.jl")
 include("session.jl")
 include("training.jl")
 include("penalties.jl")
 include("pass.jl")
 include("adam.jl")
+include("description.jl")
 include("python.jl")
 include("precompile.jl")
 

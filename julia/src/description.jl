@@ -46,14 +46,3 @@ end
 """The network of such layers."""
 described_network(layers::Vector, given, gives) =
     LayeredNetwork(Vector{Layer}(layers), Tuple(given), Tuple(gives))
-
-"""Layers work on the host alone."""
-function check_place(model::Model, place::Device)
-    is_layered = any(part -> part isa LayeredNetwork, (model.encoder, model.cell, model.decoder, model.init))
-    is_layered && !(place isa CPUDevice) || return nothing
-    throw(
-        ArgumentError(
-            "On a GPU the Julia engine does not have layers. Use device=\"cpu\", or engine=\"jax\".",
-        ),
-    )
-end

@@ -47,7 +47,8 @@ function fit_and_predict(session::Session{T}, n_features = 3) where {T}
     n = 3
     x = T.(reshape(1:(n_features * n), n_features, n)) ./ T(n_features * n)
     target = session.training.loss === :log_loss ? Int32[1, 2, 1] : ones(T, 2, n)
-    probe, arrays = ones(T, session.model.width), get_arrays(session)
+    probe = ones(T, session.model.width)
+    arrays = Any[zeros(T, shape) for shape in parameter_shapes(session.model)]
     load_data!(session, x, target, ones(T, n))
     saved = snapshot(session)
     write_step!(session, [1, 2, 3], probe, 0, zeros(7))

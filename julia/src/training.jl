@@ -160,18 +160,13 @@ function step!(session::Session, gradient)
 end
 
 """
-    loss_and_grad(session, x, target, weight, probe, depth = 0) -> (loss, arrays)
+    loss_and_grad(session, x, target, weight, probe, depth = 0) -> (loss, gradient)
 
-Return the loss of one batch, penalties included, and its gradient in the order of the names. The
-gradient of an encoder that is not trained is zero. For the `depth` see [`train_batch!`](@ref).
+Return the loss of one batch, penalties included, and its gradient, a vector like the session's
+`theta`. The gradient of an encoder that is not trained is zero. For the `depth` see
+[`train_batch!`](@ref).
 """
-function loss_and_grad(session::Session, x, target, weight, probe, depth::Int = 0)
-    loss, gradient = loss_and_gradient(session, x, target, weight, probe, depth)
-    return loss, unflatten(session, gradient)
-end
-
-"""The same, the gradient like theta."""
-function loss_and_gradient(session::Session{T}, x, target, weight, probe, depth) where {T}
+function loss_and_grad(session::Session{T}, x, target, weight, probe, depth::Int = 0) where {T}
     move(array) = to_device(session.device, convert(Array{T}, array))
     rewind!(session.pool)
     loss, gradient, _ = batch_gradient(

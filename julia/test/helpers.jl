@@ -8,8 +8,7 @@ using OrdinaryDiffEqLowOrderRK: OrdinaryDiffEqLowOrderRK
 using OrdinaryDiffEqStabilizedRK: OrdinaryDiffEqStabilizedRK
 using OrdinaryDiffEqTsit5: Tsit5
 using PyDEQ
-using PyDEQ: equilibrium, get_arrays, has_cuda, load_data!, loss_and_grad, open_session,
-    optimizer_state, restore!, snapshot, train_batch!, trajectory
+using PyDEQ: equilibrium, has_cuda, load_data!, open_session, restore!, snapshot, train_batch!, trajectory
 using Random: Xoshiro, randn!
 using SciMLSensitivity: SciMLSensitivity
 using SteadyStateDiffEq: DynamicSS
@@ -70,7 +69,26 @@ width(s) = something(s.n_state, s.n_features)
 
 settings(; changes...) = merge(DEFAULTS, values(changes))
 
-open_with(s, arrays; more...) = open_session(; s..., names = first(layout(s)), arrays, more...)
+"""Open a session as Python does."""
+function open_with(s, arrays; more...)
+    given = (; s..., names = first(layout(s)), arrays, more...)
+    return open_session([string(name) for name in keys(given)], Any[values(given)...])
+end
+
+"""A vector like the session's `theta`, as the parameters' arrays."""
+arrays_of(session, flat) = [collect(array) for array in PyDEQ.cut(flat, PyDEQ.parameter_shapes(session.model))]
+
+get_arrays(session) = arrays_of(session, session.theta)
+
+function loss_and_grad(session, args...)
+    loss, gradient = PyDEQ.loss_and_grad(session, args...)
+    return loss, arrays_of(session, gradient)
+end
+
+function optimizer_state(session)
+    m, v = (Any[zero(array) for array in get_arrays(session)] for _ in 1:2)
+    return PyDEQ.write_moments!(session, m, v), m, v
+end
 
 """A probe of signs for the Jacobian penalty."""
 probe_of(s, T = Float64) = T.(rand(Xoshiro(5), [-1.0, 1.0], width(s)))

@@ -37,8 +37,8 @@ end
 """A line that is true, if the example is."""
 const COMPARISON = r"^(?=\S)(?!.* = )(.*(?: ≈ | == |^all\().*)$"m
 
-# What is exported, and what Python drives.
-@testset "the example of $name" for name in [filter(!=(:PyDEQ), names(PyDEQ)); :open_session]
+# What is exported, and what trains in a session.
+@testset "the example of $name" for name in [filter(!=(:PyDEQ), names(PyDEQ)); :Session]
     documented = Base.Docs.meta(PyDEQ)[Base.Docs.Binding(PyDEQ, name)]
     examples = reduce(vcat, [code_blocks(join(doc.text)) for doc in values(documented.docs)])
     @test !isempty(examples)

@@ -91,22 +91,18 @@ end
     @test (get_arrays(session), optimizer_state(session)) == before
 end
 
-@testset "arrays are copied in and out, in any order of the names" begin
+@testset "arrays are copied in and out" begin
     s = settings()
     arrays = random_arrays(s)
     kept = deepcopy(arrays)
     session = open_with(s, arrays)
     foreach(a -> fill!(a, 7), arrays)
     @test get_arrays(session) == kept
-    foreach(a -> fill!(a, 8), get_arrays(session))
+    out = Any[zero(array) for array in arrays]
+    PyDEQ.write_params!(session, out)
+    @test out == kept
+    foreach(a -> fill!(a, 8), out)
     @test get_arrays(session) == kept
-    names, _ = layout(s)
-    turned = open_session(; s..., names = reverse(names), arrays = reverse(kept))
-    x, target, weight = random_batch(s)
-    @test equilibrium(turned, x).state == equilibrium(session, x).state
-    @test get_arrays(turned) == reverse(kept)
-    _, g = loss_and_grad(turned, x, target, weight, probe_of(s))
-    @test g == reverse(last(loss_and_grad(session, x, target, weight, probe_of(s))))
 end
 
 @testset "a frozen encoder stays" begin
@@ -176,7 +172,7 @@ end
     arrays = random_arrays(s)
     names, _ = layout(s)
     said(changes) = try
-        open_session(; s..., names, arrays, changes...)
+        open_with(s, arrays; changes...)
         ""
     catch error
         sprint(showerror, error)
@@ -187,6 +183,7 @@ end
     @test occursin("encoder.weight", said((; n_state = nothing, n_outputs = 3)))
     @test occursin("found 2 and 3", said((; n_state = nothing)))
     @test occursin("found (6, 3)", said((; n_features = 4)))
+    @test occursin("found cell.0.bias, cell.0.weight", said((; names = sort(names))))
     has_cuda() || @test occursin("no usable CUDA", said((; device = "cuda")))
     @test_throws "load_data!" train_batch!(open_with(s, arrays), [1], probe_of(s))
 end

@@ -27,15 +27,18 @@ def parameter_shapes(model: ModelSpec) -> dict[str, tuple[int, ...]]:
     weights of a first guess come last, so that those of all else start as they do without one.
     """
     network = model.network
-    parts = (network.encoder, network.cell, network.decoder, network.init)
+    cell = placed_parameters(network.cell)
+    if isinstance(model.cell, CellFunction):
+        cell = {f"cell.{name}": shape for name, shape in model.cell.shapes.items()}
+    encoder, decoder, init = map(
+        placed_parameters, (network.encoder, network.decoder, network.init)
+    )
     shapes: dict[str, tuple[int, ...]] = {}
-    for part in parts:
-        for name, shape in placed_parameters(part).items():
+    for part in (encoder, cell, decoder, init):
+        for name, shape in part.items():
             shapes[name] = shape
             if model.stability == "monotone" and name == "cell.0.weight":
                 shapes["cell.0.skew"] = shape
-    if isinstance(model.cell, CellFunction):
-        shapes |= {f"cell.{name}": shape for name, shape in model.cell.shapes.items()}
     return shapes
 
 

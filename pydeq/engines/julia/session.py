@@ -26,6 +26,7 @@ from pydeq.model import (
     Params,
     SolverSpec,
     iter_batches,
+    parameter_shapes,
     probes,
 )
 
@@ -48,7 +49,7 @@ class JuliaSession(AbstractSession):
         self._model: ModelSpec = model
         self._solver: SolverSpec = solver
         self._optimizer: OptimizerSpec = optimizer
-        self._shapes = {name: value.shape for name, value in params.items()}
+        self._shapes = parameter_shapes(model)  # in Julia's order
         self._n_loaded = 0
         self._held: list[np.ndarray] = []  # what Julia's session has no copy of
         self._epoch = optimizer.epoch
@@ -59,16 +60,16 @@ class JuliaSession(AbstractSession):
 
     def _open(self, settings: dict[str, Any], params: Params, saved: Params) -> Any:
         """Open Julia's session, which copies what it is given."""
-        groups = {"arrays": params}
+        groups = {"arrays": {name: params[name] for name in self._shapes}}
         if saved:
             settings["opt_count"] = int(saved["count"])
             for moment in ("m", "v"):
-                groups[f"opt_{moment}"] = {name: saved[f"{moment}.{name}"] for name in params}
+                groups[f"opt_{moment}"] = {name: saved[f"{moment}.{name}"] for name in self._shapes}
         held = {
             key: [self._array(value) for value in group.values()] for key, group in groups.items()
         }
         settings |= {key: self._vector(arrays) for key, arrays in held.items()}
-        settings["names"] = self._julia.strings(*params)
+        settings["names"] = self._julia.strings(*self._shapes)
         return self._julia.pydeq.open_session(
             self._julia.strings(*settings), self._julia.vector(*settings.values())
         )
