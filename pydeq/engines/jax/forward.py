@@ -50,7 +50,7 @@ def _apart_by(rows: Any, shape: Shape, matrix: Callable[[int, int, int], tuple[i
         ends = np.cumsum([math.prod(part) for part in shape])
         each = zip(shape, [0, *ends[:-1]], ends, strict=True)
         parts = [_apart_by(rows[..., first:last], part, matrix) for part, first, last in each]
-        return rows.__array_namespace__().concat(parts, axis=-1)
+        return (np if isinstance(rows, np.ndarray) else jnp).concatenate(parts, axis=-1)
     if len(shape) == 1:
         return rows
     images = rows.reshape(*rows.shape[:-1], *matrix(*shape))
