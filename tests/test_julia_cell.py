@@ -1,6 +1,7 @@
 """A cell that is a Lux layer, from a line of Julia: the Julia engine's alone."""
 
 import json
+import types
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,16 +13,16 @@ from pydeq import CellFunction, DEQClassifier
 from pydeq.engines import get_engine
 from pydeq.engines.base import what_is_missing
 from pydeq.engines.jax import JaxEngine
-from pydeq.engines.julia import JuliaEngine
+from pydeq.engines.julia import JuliaEngine, runtime
 from pydeq.estimators import model_file
 from pydeq.model import ModelSpec, OptimizerSpec, SolverSpec
 
 CODE = """Chain(
-    WrappedFunction(((u, h),) -> u .+ h),
+    WrappedFunction(((u, h),) -> u .+ h .+ u .* h ./ 8),
     Dense(4 => 4, tanh; init_weight = (rng, n...) -> 0.3f0 .* randn(rng, Float32, n...)),
 )"""
 START = {"layer_2.bias": np.zeros(4), "layer_2.weight": 0.2 * np.eye(4)}
-OPTIMIZER = OptimizerSpec(alpha=0.1)
+OPTIMIZER = OptimizerSpec(alpha=0.1, jacobian_penalty=0.7)
 
 
 def model_of(cell, **changes):
@@ -29,7 +30,7 @@ def model_of(cell, **changes):
 
 
 def plain(params, u, h):
-    return jnp.tanh((u + h) @ params["weight"] + params["bias"])
+    return jnp.tanh((u + h + u * h / 8) @ params["weight"] + params["bias"])
 
 
 def test_what_each_engine_lacks_is_said():
@@ -38,8 +39,6 @@ def test_what_each_engine_lacks_is_said():
         JaxEngine, model, SolverSpec()
     )
     assert what_is_missing(JuliaEngine, model, SolverSpec()) == ""
-    penalised = model_of(model.cell, stability="jacobian")
-    assert "stability='none' alone" in what_is_missing(JuliaEngine, penalised, SolverSpec())
     assert repr(model.cell).startswith("CellFunction(Chain(")
     with pytest.raises(ValueError, match="an identifier"):
         CellFunction(plain, START)
@@ -48,6 +47,15 @@ def test_what_each_engine_lacks_is_said():
 def test_the_jax_engine_is_told_of_by_name():
     model = DEQClassifier(n_state=4, cell="Dense", engine="jax")
     with pytest.raises(ValueError, match=r"needs engine='julia' or 'auto'; got .*cell=\[Dense"):
+        model.fit(np.zeros((4, 2)), [0, 1, 0, 1])
+
+
+def test_without_julia_the_string_is_the_reason(monkeypatch):
+    environment = types.SimpleNamespace(ready=False, problem="there is none", advice="get one")
+    monkeypatch.setattr(runtime, "find_julia", lambda: environment)
+    monkeypatch.setattr(runtime, "Process", type("Process", (runtime.Process,), {"julia": None}))
+    model = DEQClassifier(n_state=4, cell="Dense(4 => 4)", engine="auto")
+    with pytest.raises(pydeq.EngineUnavailableError, match=r"'Dense\(4 => 4\)', Julia.*but there"):
         model.fit(np.zeros((4, 2)), [0, 1, 0, 1])
 
 
@@ -64,14 +72,21 @@ def test_code_in_a_file_is_not_run(tmp_path):
 
 
 @pytest.mark.julia
-@pytest.mark.parametrize("solver", [{"name": "anderson"}, {"name": "newton", "adjoint": "jfb"}])
-def test_it_computes_what_the_same_function_does_in_jax(solver):
+@pytest.mark.parametrize(
+    ("stability", "solver"),
+    [
+        ("none", {"name": "newton", "adjoint": "jfb"}),
+        ("jacobian", {"name": "anderson"}),
+        ("jacobian", {"name": "fixed_point", "adjoint": "unrolled"}),
+    ],
+)
+def test_it_computes_what_the_same_function_does_in_jax(stability, solver):
     own = pydeq.julia_cell(CODE, seed=3)
     assert own.shapes == {"layer_2.bias": (4,), "layer_2.weight": (4, 4)}
     assert own == pydeq.julia_cell(CODE, seed=4)
     assert own.digest != pydeq.julia_cell(CODE, seed=4).digest
     same = CellFunction(plain, {"weight": np.zeros((4, 4)), "bias": np.zeros(4)})
-    model, other = model_of(own), model_of(same)
+    model, other = (model_of(cell, stability=stability) for cell in (own, same))
     params = random_params(model, scale=0.5)
     renamed = {name.replace("layer_2.", ""): value for name, value in params.items()}
     batch = random_batch(model, OPTIMIZER)

@@ -1,10 +1,11 @@
 # A cell that is any Lux layer, from a line of Julia: for what the package's own layers do not cover.
 module PyDEQCellExt
 
-using ChainRulesCore: @ignore_derivatives
+using ChainRulesCore: ChainRulesCore, @ignore_derivatives
+using ForwardDiff: Dual, partials
 using Lux: Lux
 using LuxCore: LuxCore
-using PyDEQ: AbstractJacobian, AbstractNetwork, Model, PyDEQ, cut
+using PyDEQ: AbstractJacobian, AbstractNetwork, Model, PyDEQ, cut, jacobian_estimate, pullback_of
 using Random: Xoshiro
 using Zygote: Zygote
 
@@ -135,6 +136,33 @@ function PyDEQ.pull_at!(to_flat, cell::ActingLux, h, u, row, pool)
     to_own, to_u, to_h = back(row)
     to_own === nothing || (to_flat .+= to_own)
     return @something(to_u, zero(u)), @something(to_h, zero(h))
+end
+
+"""The tag of numbers that carry a derivative along a direction of the states."""
+struct Along end
+
+# The gradient of ``p^T J s`` is the derivative along s of that of ``p^T f``, which Zygote has: it is
+# carried through Zygote's pass beside the values.
+function PyDEQ.estimate_with_way_back(cell::ActingLux{T}, u, h, probe) where {T}
+    rows = probe .+ zero(u)
+    row = @something(only(last(Zygote.pullback(u -> cell(u, h), u))(rows)), zero(u))
+    function back(cotangent)
+        with(a, along) = Dual{Along}.(a, along)
+        alone(a) = with(a, zero(a))
+        moving = with(u, 2 .* cotangent .* row)
+        _, pull = Zygote.pullback((flat, h) -> cell.network(flat, moving, h), alone(cell.flat), alone(h))
+        to_own, to_h = pull(alone(rows))
+        along(a, like) = a === nothing ? zero(like) : T[partials(entry, 1) for entry in a]
+        return along(to_own, cell.flat), along(to_h, h)
+    end
+    return sum(abs2, row; dims = 1), back
+end
+
+PyDEQ.jacobian_estimate(cell::LuxNetwork, flat, z, h, probe) =
+    first(PyDEQ.estimate_with_way_back(ActingLux(cell, flat), z, h, probe))
+
+function ChainRulesCore.rrule(::typeof(jacobian_estimate), cell::LuxNetwork, flat, z, h, probe)
+    return pullback_of(PyDEQ.estimate_with_way_back(ActingLux(cell, flat), z, h, probe)..., length(flat))
 end
 
 """df/du at the first `k` samples: each product goes through the layer once more."""

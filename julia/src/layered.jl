@@ -210,7 +210,8 @@ end
 The penalty's estimate for a cell of layers. Its own gradient is the derivative of the cell's
 gradient along a direction: as second derivatives commute, that of ``p^T J(v) s`` with s constant.
 """
-function estimate_with_way_back(acting::ActingLayers{T}, v, probe) where {T}
+function estimate_with_way_back(acting::ActingLayers{T}, u, h, probe) where {T}
+    v = u .+ h
     _, memories = forward_columns(acting, v)
     rows, step = probe .+ zero(v), tiny_step(T)
     row = pull_columns(acting, memories, rows)
@@ -227,18 +228,12 @@ function estimate_with_way_back(acting::ActingLayers{T}, v, probe) where {T}
     return sum(abs2, row; dims = 1), back
 end
 
-# For Zygote.
-function ChainRulesCore.rrule(::typeof(jacobian_estimate), cell::LayeredNetwork, flat, v, probe)
-    estimate, back = estimate_with_way_back(ActingLayers(cell, flat), v, probe)
-    function estimate_pullback(cotangent)
-        gradient, to_v = back(unthunk(cotangent))
-        return NoTangent(), NoTangent(), gradient[1:length(flat)], to_v, NoTangent()
-    end
-    return estimate, estimate_pullback
-end
+jacobian_estimate(cell::LayeredNetwork, flat, z, h, probe) =
+    first(estimate_with_way_back(ActingLayers(cell, flat), z, h, probe))
 
-function jacobian_estimate(cell::LayeredNetwork, flat, v, probe)
-    return first(estimate_with_way_back(ActingLayers(cell, flat), v, probe))
+# For Zygote.
+function ChainRulesCore.rrule(::typeof(jacobian_estimate), cell::LayeredNetwork, flat, z, h, probe)
+    return pullback_of(estimate_with_way_back(ActingLayers(cell, flat), z, h, probe)..., length(flat))
 end
 
 function pull_at!(to_flat, cell::ActingLayers, h, u, row, pool)

@@ -60,13 +60,14 @@ function log_softmax(a)
 end
 
 """
-    jacobian_estimate(cell, flat, v, probe) -> (1, n)
+    jacobian_estimate(cell, flat, z, h, probe) -> (1, n)
 
-Return ``||probe^T \\partial f/\\partial z||_2^2`` per sample at v = z* + h (width, n): Hutchinson's
-estimate of ``||\\partial f/\\partial z||_F^2`` (Bai et al. 2021), `probe` (width,) having entries of
-mean 0 and variance 1.
+Return ``||probe^T \\partial f/\\partial z||_2^2`` per sample at the states `z` and the inputs `h`, both
+(width, n): Hutchinson's estimate of ``||\\partial f/\\partial z||_F^2`` (Bai et al. 2021), `probe`
+(width,) having entries of mean 0 and variance 1. The states are constants.
 """
-function jacobian_estimate(cell::Network, flat, v, probe)
+function jacobian_estimate(cell::Network, flat, z, h, probe)
+    v = (@ignore_derivatives z) .+ h
     row = @ignore_derivatives probe .+ zero(v)
     return sum(abs2, pull(cell, flat, v, row); dims = 1)
 end

@@ -23,7 +23,7 @@ function Penalties(session, cell, u::Matrix{T}, h, u0, probe, w) where {T}
     end
     if model.stability === :jacobian && training.jacobian_penalty != 0
         factor = T(training.jacobian_penalty) / (model.width * sum(w))
-        estimate, pull_estimate = estimate_with_way_back(cell, u .+ h, probe)
+        estimate, pull_estimate = estimate_with_way_back(cell, u, h, probe)
         value += factor * sum(w .* estimate)
         back = () -> pull_estimate(factor .* w)
     end
@@ -41,22 +41,22 @@ end
 """Add the gradient in the cell's parameters, and return `to_h` with that in `h`."""
 function add_jacobian!(to_flat, to_h, penalties::Penalties)
     penalties.back_to_jacobian === nothing && return to_h
-    more, to_v = penalties.back_to_jacobian()
+    more, extra = penalties.back_to_jacobian()
     to_flat .+= view(more, eachindex(to_flat))
-    return to_h .+ to_v
+    return to_h .+ extra
 end
 
 """
-    estimate_with_way_back(cell, v, probe) -> (estimate, back)
+    estimate_with_way_back(cell, u, h, probe) -> (estimate, back)
 
-Return what [`jacobian_estimate`](@ref) does at `v`, and `back(cotangent)`, its gradients in the cell's
-parameters as they act and in `v`.
+Return what [`jacobian_estimate`](@ref) does at the states `u`, and `back(cotangent)`, its gradients in
+the cell's parameters as they act and in `h`.
 
-The estimate is the square of ``r = J(v)^T p``. So its gradient is that of ``p^T J(v) s`` with the
+The estimate is the square of ``r = J^T p``. So its gradient is that of ``p^T J s`` with the
 constant ``s = 2 c r``: a derivative along s, which is carried beside the values.
 """
-function estimate_with_way_back(cell::Cell{T}, v, probe) where {T}
-    weights, n = cell.weights, length(cell.weights)
+function estimate_with_way_back(cell::Cell{T}, u, h, probe) where {T}
+    weights, n, v = cell.weights, length(cell.weights), u .+ h
     values = [v]  # of the layers but the last, from what goes into the first
     for i in 1:(n - 1)
         y = weights[i] * values[i]
@@ -93,6 +93,15 @@ function estimate_with_way_back(cell::Cell{T}, v, probe) where {T}
         return gradient, to_value
     end
     return sum(abs2, row; dims = 1), back
+end
+
+"""What a rule for [`jacobian_estimate`](@ref) returns, of as many parameters."""
+function pullback_of(estimate, back, n_parameters)
+    function estimate_pullback(cotangent)
+        gradient, to_h = back(unthunk(cotangent))
+        return NoTangent(), NoTangent(), gradient[1:n_parameters], NoTangent(), to_h, NoTangent()
+    end
+    return estimate, estimate_pullback
 end
 
 """The derivative of [`slope`](@ref) as a function of the activation's value `y`."""

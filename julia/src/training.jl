@@ -40,8 +40,7 @@ function batch_loss(theta, session::Session, x, target, weight, probe, tape::Tap
         loss += eltype(theta)(training.init_penalty / model.width) * sum(w .* squares) / sum(w)
     end
     if model.stability === :jacobian && training.jacobian_penalty != 0
-        v = (@ignore_derivatives u) .+ h
-        mean = sum(w .* jacobian_estimate(model.cell, flat, v, probe)) / sum(w)
+        mean = sum(w .* jacobian_estimate(model.cell, flat, u, h, probe)) / sum(w)
         loss += eltype(theta)(training.jacobian_penalty / model.width) * mean
     end
     return loss

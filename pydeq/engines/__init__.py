@@ -131,7 +131,7 @@ def julia_cell(code: str, seed: int = 0) -> CellFunction:
     Returns
     -------
     CellFunction
-        For the Julia engine; ``stability="none"`` is all that it takes.
+        For the Julia engine, with ``stability="none"`` or ``"jacobian"``.
 
     Raises
     ------

@@ -238,8 +238,6 @@ def what_is_missing(engine: type[AbstractEngine], model: ModelSpec, solver: Solv
         return (
             f"The {engine.name} engine does not have a cell that is {what}; the {other} engine has"
         )
-    if isinstance(own, CellFunction) and own.is_julia and model.stability != "none":
-        return "The julia engine has a cell that is Julia code with stability='none' alone"
     is_unrolled = solver.adjoint == "unrolled" and model.horizon is None
     for asked, value, available in (
         ("solver", solver.name, engine.solvers),

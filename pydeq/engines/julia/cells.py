@@ -17,7 +17,10 @@ PACKAGES = ("Lux", "Zygote")
 @functools.lru_cache(16)
 def draw_cell(code: str, seed: int) -> CellFunction:
     """Return the cell that Julia code makes; see :func:`pydeq.julia_cell`."""
-    julia = runtime.start()
+    julia = runtime.start(
+        f"cell is a string, {code!r:.60}, Julia code that makes a Lux layer",
+        "layers in a list, cell=[Dense(16), Activation('tanh')], work without Julia",
+    )
     with runtime.calling("The cell's Lux layer"):
         if missing := [str(name) for name in julia.load(*PACKAGES)]:
             raise EngineUnavailableError(

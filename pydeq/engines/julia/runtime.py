@@ -95,8 +95,16 @@ def is_started() -> bool:
     return Process.julia is not None
 
 
-def start() -> Julia:
+def start(
+    asked: str = "engine='julia' was asked for",
+    instead: str = "engine='jax' works without Julia",
+) -> Julia:
     """Return the running Julia, after starting it if need be.
+
+    Parameters
+    ----------
+    asked, instead : str
+        Why it is needed and what does without, in the message where it is not set up.
 
     Raises
     ------
@@ -113,9 +121,8 @@ def start() -> Julia:
             environment = find_julia()
             if not environment.ready:
                 raise EngineUnavailableError(
-                    f"engine='julia' was asked for, but {environment.problem}. "
-                    f"What to do: {environment.advice}. `pydeq julia status` tells more, and "
-                    "engine='jax' works without Julia."
+                    f"{asked}, but {environment.problem}. What to do: {environment.advice}. "
+                    f"`pydeq julia status` tells more, and {instead}."
                 )
             try:
                 Process.julia = _start(environment)
