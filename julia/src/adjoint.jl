@@ -42,8 +42,8 @@ By the implicit function theorem: with ``\\lambda = (I - \\partial f/\\partial z
 the gradients are ``\\lambda^T \\partial f/\\partial\\theta`` and ``\\lambda^T \\partial f/\\partial h``
 (Bai et al. 2019, theorem 1).
 
-SciMLSensitivity's `SteadyStateAdjoint`, which `DeepEquilibrium` has for what is not a dense cell by a
-[`Batched`](@ref) solver, gives the same. Its linear solver has one Krylov space for the whole batch,
+SciMLSensitivity's `SteadyStateAdjoint`, which `DeepEquilibrium` has for cells and solvers that it does
+not know, gives the same. Its linear solver has one Krylov space for the whole batch,
 and its products evaluate the cell once more each.
 """
 function implicit(solver::Solver, cell::AbstractNetwork, flat, h, u0, found::Base.RefValue{Outcome})
@@ -76,7 +76,22 @@ function adjoint_state(solver::Solver, network::AbstractNetwork, flat, h, z, g::
     return copyto!(similar(g), solve_adjoint(solver, jacobian, Matrix{T}(g)))
 end
 
-"""The same on the CPU; the `jacobian` is void afterwards."""
+"""
+    pull_state(solver, network, flat, h, z, g) -> (to_flat, to_h)
+
+Return the gradients in the cell's parameters as they act and in `h` of a loss whose gradient in the
+states `z` is `g`, on the CPU, by the solver's adjoint, `implicit` or `jfb`.
+"""
+function pull_state(solver::Solver, network::AbstractNetwork, flat::AbstractVector{T}, h, z, g) where {T}
+    h, row = Matrix{T}(h), Matrix{T}(g)
+    cell = on_host(network, Vector{T}(flat), h)
+    solver.adjoint === :jfb || (row = solve_adjoint(solver, linearize(cell, z, h), row))
+    to_flat = zeros(T, length(flat))
+    _, to_h = pull_at!(to_flat, cell, h, z, row, nothing)
+    return to_flat, to_h
+end
+
+"""The adjoint of the `jacobian`, which is void afterwards."""
 function solve_adjoint(solver::Solver, jacobian::AbstractJacobian, g::Matrix, pool = nothing)
     rtol = min(ADJOINT_SHARE * max(solver.abstol, solver.reltol), LOOSEST_ADJOINT)
     n_products = zeros(Int, size(g, 2))

@@ -19,10 +19,10 @@ const LAYERS = [
     ("contractive, tsit5", contractive(dense_chain()), Batched(:tsit5)),
     ("contractive, DynamicSS", contractive(dense_chain()), DynamicSS(Tsit5())),
     ("unknown, anderson", contractive(Unknown(dense_chain())), Batched(:anderson)),
-    ("unknown, broyden", contractive(Unknown(dense_chain())), Batched(:broyden)),
+    ("unknown, DynamicSS", contractive(Unknown(dense_chain())), DynamicSS(Tsit5())),
     ("unknown, tsit5", contractive(Unknown(dense_chain())), Batched(:tsit5)),
     ("monotone, splitting", MonotoneCell(6, tanh), Batched(:peaceman_rachford)),
-    ("monotone, fixed_point by SciML", MonotoneCell(6, tanh), DynamicSS(Tsit5())),
+    ("monotone, DynamicSS", MonotoneCell(6, tanh), DynamicSS(Tsit5())),
 ]
 
 @testset "the layer's value is an equilibrium, its gradient the quotient's ($name)" for

@@ -1,9 +1,10 @@
 """An epoch and a prediction by the JAX and by the Julia engine, in one process, by turns.
 
     python tests/benchmarks/julia_epochs.py --data FOLDER
+    python tests/benchmarks/julia_epochs.py --data FOLDER --only mnist_conv --samples 2000
 
 Prints the median seconds and CPU seconds of a ``partial_fit`` on 20,000 images of MNIST and of a
-prediction of 10,000, then Julia's divided by JAX's. A first round, in which both compile, does not
+prediction of half as many, then Julia's over JAX's. A first round, in which both compile, does not
 count.
 """
 
@@ -23,6 +24,7 @@ CASES = {
         n_state=100, hidden_layer_sizes=(500,), activation="tanh", batch_size=128, **settings
     ),
     "mnist at 1e-3": lambda **settings: presets.mnist(abstol=1e-3, reltol=1e-3, **settings),
+    "mnist_conv": presets.mnist_conv,
 }
 
 
@@ -48,14 +50,18 @@ def measure(make, x, y, x_test, rounds):
 
 @click.command()
 @click.option("--data", type=click.Path(path_type=Path), required=True, help="Folder of MNIST.")
-@click.option("--rounds", default=3)
-def main(data, rounds):
+@click.option("--only", type=click.Choice(list(CASES)), multiple=True, help="Of the cases.")
+@click.option("--samples", default=20_000, show_default=True)
+@click.option("--rounds", default=3, show_default=True)
+def main(data, only, samples, rounds):
     """Measure each case in each engine."""
     x, y, x_test, _ = load_mnist(data)
-    for name, make in CASES.items():
+    for name in only or CASES:
         medians = {
             engine: np.median(rows, axis=0)
-            for engine, rows in measure(make, x[:20_000], y[:20_000], x_test, rounds).items()
+            for engine, rows in measure(
+                CASES[name], x[:samples], y[:samples], x_test[: samples // 2], rounds
+            ).items()
         }
         medians["ratio"] = medians["julia"] / medians["jax"]
         for engine, row in medians.items():
