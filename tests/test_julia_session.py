@@ -236,13 +236,10 @@ def test_a_gpu_is_taken_where_there_is_one(module):
 
 def test_what_a_gpu_has_not_is_done_on_the_cpu(module):
     module.has_gpu = True
-    given = MODEL, SolverSpec("anderson"), OptimizerSpec(), random_params(MODEL)
-    with pytest.raises(ValueError, match="On a GPU the julia engine has the solvers tsit5"):
-        engine.JuliaEngine("cuda").open(*given)
-    engine.JuliaEngine("auto").open(*given)
-    assert module.settings["device"] == "cpu"
-    engine.JuliaEngine("auto").open(MODEL, SolverSpec("tsit5"), *given[2:])
+    given = SolverSpec("anderson"), OptimizerSpec()
+    engine.JuliaEngine("auto").open(MODEL, *given, random_params(MODEL))
     assert module.settings["device"] == "cuda"
     layered = dataclasses.replace(MODEL, init=(Dense(6),))
-    assert "does not have layers" in engine.missing_on_gpu(layered, SolverSpec("tsit5"))
-    assert "fixed_depth" in engine.missing_on_gpu(MODEL, SolverSpec("tsit5", fixed_depth=2))
+    assert "does not have layers" in engine.missing_on_gpu(layered)
+    with pytest.raises(ValueError, match="On a GPU the julia engine does not have layers"):
+        engine.JuliaEngine("cuda").open(layered, *given, random_params(layered))

@@ -68,9 +68,13 @@ end
 """
     adjoint_state(solver, cell, flat, h, z, g) -> (width, n)
 
-Solve ``(I - \\partial f/\\partial z)^T \\lambda = g`` at the states `z`, on the host.
+Solve ``(I - \\partial f/\\partial z)^T \\lambda = g`` at the states `z`.
 """
 function adjoint_state(solver::Solver, network::AbstractNetwork, flat, h, z, g::AbstractMatrix{T}) where {T}
+    if !is_on_host(flat)
+        pool = pool_like(flat)
+        return solve_adjoint(solver, linearize(Cell(network, flat, h, pool), z, h, pool), g, pool)
+    end
     here = Matrix{T}(h)
     jacobian = linearize(on_host(network, Vector{T}(flat), here), Matrix{T}(z), here)
     return copyto!(similar(g), solve_adjoint(solver, jacobian, Matrix{T}(g)))
@@ -92,7 +96,7 @@ function pull_state(solver::Solver, network::AbstractNetwork, flat::AbstractVect
 end
 
 """The adjoint of the `jacobian`, which is void afterwards."""
-function solve_adjoint(solver::Solver, jacobian::AbstractJacobian, g::Matrix, pool = nothing)
+function solve_adjoint(solver::Solver, jacobian::AbstractJacobian, g::AbstractMatrix, pool = nothing)
     rtol = min(ADJOINT_SHARE * max(solver.abstol, solver.reltol), LOOSEST_ADJOINT)
     n_products = zeros(Int, size(g, 2))
     return solve_linear!(borrow_like(pool, g), n_products, jacobian, g, rtol, true, pool)

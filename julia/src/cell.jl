@@ -1,7 +1,7 @@
-# The cell on the CPU, in place: its values, and products with its Jacobian.
+# The cell in place: its values, and products with its Jacobian; on the CPU, or on a GPU.
 #
 # A search evaluates the cell some hundred times a batch. Each call works on the first columns of
-# what it is given, as many as there are: those of the samples that are still under way.
+# what it is given, as many as there are: those of the samples that are still under way (on a GPU: all).
 
 """
     Cell(network, flat, h, pool = nothing)
@@ -9,24 +9,24 @@
 The cell with its weights as they act, for batches of at most `size(h, 2)` samples: it owns the
 arrays that it works in, or has them from the [`Pool`](@ref).
 """
-struct Cell{T <: AbstractFloat}
+struct Cell{T <: AbstractFloat, M <: AbstractMatrix{T}, V <: AbstractVector{T}}
     shapes::Vector{Dims}
-    weights::Vector{Matrix{T}}
-    biases::Vector{Vector{T}}
-    layers::Vector{Matrix{T}}  # the value of each layer, (n_out, B)
-    v::Matrix{T}               # what goes into the first, (width, B)
+    weights::Vector{M}
+    biases::Vector{V}
+    layers::Vector{M}  # the value of each layer, (n_out, B)
+    v::M               # what goes into the first, (width, B)
     σ::Function
     activation::Symbol
     is_monotone::Bool
 end
 
 function Cell(network::Network, flat::AbstractVector{T}, h::AbstractMatrix{T}, pool = nothing) where {T}
-    arrays = cut(flat, network.shapes)
-    weights = Matrix{T}[borrow_copy(pool, weight) for weight in arrays[1:2:end]]
-    biases = Vector{T}[borrow_copy(pool, bias) for bias in arrays[2:2:end]]
-    layers = Matrix{T}[borrow(pool, T, length(bias), size(h, 2)) for bias in biases]
+    arrays, V, M = cut(flat, network.shapes), array_type(pool, T, Val(1)), array_type(pool, T, Val(2))
+    weights = M[borrow_copy(pool, weight) for weight in arrays[1:2:end]]
+    biases = V[borrow_copy(pool, bias) for bias in arrays[2:2:end]]
+    layers = M[borrow(pool, T, length(bias), size(h, 2)) for bias in biases]
     v, σ = borrow_like(pool, h), ACTIVATIONS[network.activation]
-    return Cell{T}(
+    return Cell(
         network.shapes, weights, biases, layers, v, σ, network.activation, network.is_monotone
     )
 end
@@ -78,21 +78,21 @@ linearize(cell::Cell, u, h, pool = nothing) = Jacobian(cell, u, h, pool)
 df/du at the k samples of `u`, as the slopes of the activations; it owns the arrays that its
 products work in. [`apply!`](@ref) multiplies with it.
 """
-struct Jacobian{T <: AbstractFloat} <: AbstractJacobian{T}
-    weights::Vector{Matrix{T}}
-    slopes::Vector{Matrix{T}}  # after each layer; the MLP has none after its last
-    rows::Vector{Matrix{T}}    # like the layers' values
+struct Jacobian{T <: AbstractFloat, M <: AbstractMatrix{T}} <: AbstractJacobian{T}
+    weights::Vector{M}
+    slopes::Vector{M}  # after each layer; the MLP has none after its last
+    rows::Vector{M}    # like the layers' values
 end
 
-function Jacobian(cell::Cell{T}, u, h, pool = nothing) where {T}
+function Jacobian(cell::Cell{T, M}, u, h, pool = nothing) where {T, M}
     k = size(u, 2)
     forward!(cell, u, h)
-    rows = Matrix{T}[borrow(pool, T, size(y, 1), k) for y in cell.layers]
-    slopes = map(1:n_slopes(cell)) do i
-        y = front(cell.layers[i], k)
-        slope!(borrow_like(pool, y), cell.activation, y)
-    end
-    return Jacobian{T}(cell.weights, slopes, rows)
+    rows = M[borrow(pool, T, size(y, 1), k) for y in cell.layers]
+    slopes = M[
+        slope!(borrow(pool, T, size(y, 1), k), cell.activation, front(y, k))
+            for y in cell.layers[1:n_slopes(cell)]
+    ]
+    return Jacobian{T, M}(cell.weights, slopes, rows)
 end
 
 """How many of its layers end in the activation."""
@@ -170,6 +170,9 @@ function move_column!(a::Array{<:Any, 3}, from::Int, to::Int)
 end
 
 move_column!(a::Vector, from::Int, to::Int) = (a[to] = a[from]; nothing)
+
+"""Sums of the products of the entries of two matrices' columns, (1, n)."""
+dots(a, b) = sum(a .* b; dims = 1)
 
 """Sum of the products of the entries of two vectors."""
 function dot_of(a::AbstractVector{T}, b::AbstractVector{T}) where {T}

@@ -4,7 +4,7 @@ abstract type Device end
 
 struct CPUDevice <: Device end
 
-"""An NVIDIA GPU; usable once CUDA, LuxCUDA and cuDNN are loaded, which loads the extension."""
+"""An NVIDIA GPU; usable once CUDA is loaded, which loads the extension."""
 struct CUDADevice <: Device end
 
 """
@@ -31,6 +31,7 @@ Whether a session can be opened with `device = "cuda"`.
 """
 has_cuda() = is_usable(CUDADevice())
 
+find_device(device::Device) = device
 function find_device(name::AbstractString)
     name == "cpu" && return CPUDevice()
     name == "auto" && return has_cuda() ? CUDADevice() : CPUDevice()
@@ -39,8 +40,8 @@ function find_device(name::AbstractString)
     throw(
         ArgumentError(
             "device=\"cuda\" was asked for, but this Julia process has no usable CUDA. It needs " *
-                "an NVIDIA GPU and the packages CUDA, LuxCUDA and cuDNN, loaded before. Use " *
-                "device=\"cpu\" or device=\"auto\" otherwise.",
+                "an NVIDIA GPU and the package CUDA, loaded before. Use device=\"cpu\" or " *
+                "device=\"auto\" otherwise.",
         ),
     )
 end

@@ -122,3 +122,46 @@ function leave!(x, s::Krylov, jacobian::AbstractJacobian, is_done)
     end
     return nothing
 end
+
+"""
+The same on a GPU. No column leaves before the last has ended, but a column that has ended stays as it
+is: what it would go along is made zero.
+"""
+function solve_linear!(
+        x, n_products, jacobian::AbstractJacobian{T}, b::AbstractMatrix{T}, rtol, transposed, ::DevicePool,
+    ) where {T}
+    fill!(x, 0)
+    r, p, q, w = copy(b), zero(b), zero(b), similar(b)
+    size_of = sqrt.(dots(r, r))
+    target = max(T(rtol), 10 * eps(T)) .* size_of
+    before, turn = size_of, fill!(similar(size_of, Bool), false)
+    active = size_of .> target
+    for step in 1:MAX_KRYLOV_STEPS
+        on_host = vec(Array(active))
+        any(on_host) || break
+        n_products[on_host] .+= 1
+        d = ifelse.(turn, q, r)
+        apply!(w, jacobian, d, transposed)
+        w .= d .- w
+        overlap = dots(q, w)
+        w .-= overlap .* q
+        d .-= overlap .* p
+        len = sqrt.(dots(w, w))
+        rounding = @. 10 * eps(T) * ifelse(turn, one(T), size_of)
+        extends = @. active & (len > rounding) & isfinite(len)
+        scale = ifelse.(extends, inv.(len), zero(T))
+        # (What is not finite would stay so times zero.)
+        q, p = ifelse.(extends, scale .* w, zero(T)), ifelse.(extends, scale .* d, zero(T))
+        along = dots(q, r)
+        r .-= along .* q
+        x .+= along .* p
+        size_before, size_of = size_of, sqrt.(dots(r, r))
+        turn = size_of .> T(NO_GAIN) .* size_before
+        active = extends .& (size_of .> target)
+        if step % PATIENCE == 0
+            active = active .& .!(size_of .> before ./ 2)
+            before = size_of
+        end
+    end
+    return x
+end

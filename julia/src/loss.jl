@@ -26,16 +26,12 @@ end
 
 Return the same, and its gradient in the `output`.
 """
-function loss_and_slope(name::Symbol, output::Matrix{T}, target, weight) where {T}
+function loss_and_slope(name::Symbol, output::AbstractMatrix, target, weight)
     total = sum(weight)
     if name === :log_loss
         logs = log_softmax(output)
         slope = exp.(logs)
-        loss = zero(T)
-        for (j, class) in enumerate(target)
-            loss -= weight[j] * logs[class, j]
-            slope[class, j] -= one(T)
-        end
+        loss = take_classes!(slope, logs, target, weight)
         slope .*= weight ./ total
         return loss / total, slope
     end
@@ -43,6 +39,22 @@ function loss_and_slope(name::Symbol, output::Matrix{T}, target, weight) where {
     loss = sum(weight .* abs2.(slope)) / (size(output, 1) * total)
     slope .*= 2 .* weight ./ (size(output, 1) * total)
     return loss, slope
+end
+
+"""Subtract one from the entries of `slope` of the classes; return minus the weighted sum of their `logs`."""
+function take_classes!(slope::Matrix{T}, logs, classes, weight) where {T}
+    loss = zero(T)
+    for (j, class) in enumerate(classes)
+        loss -= weight[j] * logs[class, j]
+        slope[class, j] -= one(T)
+    end
+    return loss
+end
+
+function take_classes!(slope::AbstractMatrix, logs, classes, weight)
+    is_class = (1:size(logs, 1)) .== reshape(classes, 1, :)
+    slope .-= is_class
+    return -sum(ifelse.(is_class, weight .* logs, zero(eltype(logs))))
 end
 
 """The sum of the squares of the entries of theta that are weights."""

@@ -94,8 +94,12 @@ Return parameters of the Lux layer that a line of Julia makes, drawn by Lux. A m
 """
 function draw_parameters end
 
+"""What the CPU's own loops are for."""
+const HostMatrix = Union{Matrix, SubArray{<:Any, 2, <:Matrix}}
+
 """Add the bias and apply the activation, for which this is compiled."""
-function activate!(buffer, σ::F, bias) where {F}
+activate!(buffer, σ::F, bias) where {F} = (buffer .= σ.(buffer .+ bias); nothing)
+function activate!(buffer::HostMatrix, σ::F, bias) where {F}
     # A broadcast takes seven times as long: it asks at each entry which way the bias extends.
     @inbounds for j in axes(buffer, 2)
         @simd for i in axes(buffer, 1)

@@ -33,7 +33,7 @@ function gram_iteration(weight::AbstractMatrix{T}, pool = nothing) where {T}
 end
 
 like(::Nothing, a::AbstractArray, dims...) = similar(a, dims...)
-like(pool::Pool, ::AbstractArray{T}, dims...) where {T} = borrow(pool, T, dims...)
+like(pool::AbstractPool, ::AbstractArray{T}, dims...) where {T} = borrow(pool, T, dims...)
 
 """
     norm_slope(weight, powers, pool = nothing)
@@ -76,7 +76,7 @@ end
 Scale the weights so that the product of the bounds of their norms is at most `bound`. `back!` makes
 the gradients in the scaled weights those in the weights as they were.
 """
-function contract!(weights::Vector{Matrix{T}}, bound, pool) where {T}
+function contract!(weights::Vector{<:AbstractMatrix{T}}, bound, pool) where {T}
     n_layers = length(weights)
     found = [gram_iteration(weight, pool) for weight in weights]
     log_product = sum(first, found)

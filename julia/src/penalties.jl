@@ -8,11 +8,11 @@ what their gradients are made of, nothing where the model has not that penalty.
 """
 struct Penalties{T}
     value::T
-    to_guess::Union{Matrix{T}, Nothing}  # by the first guess; by the states it is the opposite
+    to_guess::Union{AbstractMatrix{T}, Nothing}  # by the first guess; by the states it is the opposite
     back_to_jacobian::Any
 end
 
-function Penalties(session, cell, u::Matrix{T}, h, u0, probe, w) where {T}
+function Penalties(session, cell, u::AbstractMatrix{T}, h, u0, probe, w) where {T}
     (; model, training) = session
     value, to_guess, back = zero(T), nothing, nothing
     if learns_init(model)
@@ -55,7 +55,7 @@ the cell's parameters as they act and in `h`.
 The estimate is the square of ``r = J^T p``. So its gradient is that of ``p^T J s`` with the
 constant ``s = 2 c r``: a derivative along s, which is carried beside the values.
 """
-function estimate_with_way_back(cell::Cell{T}, u, h, probe) where {T}
+function estimate_with_way_back(cell::Cell, u, h, probe)
     weights, n, v = cell.weights, length(cell.weights), u .+ h
     values = [v]  # of the layers but the last, from what goes into the first
     for i in 1:(n - 1)
@@ -72,12 +72,12 @@ function estimate_with_way_back(cell::Cell{T}, u, h, probe) where {T}
     reverse!(rows)
     function back(cotangent)
         tangents = [2 .* cotangent .* row]
-        changes = Matrix{T}[]  # of the layers' sums along it
+        changes = typeof(v)[]  # of the layers' sums along it
         for i in 1:(n - 1)
             push!(changes, weights[i] * tangents[i])
             push!(tangents, slopes[i] .* changes[i])
         end
-        gradient = zeros(T, sum(prod, cell.shapes))
+        gradient = fill!(similar(v, sum(prod, cell.shapes)), 0)
         arrays = cut(gradient, cell.shapes)
         mul!(arrays[2n - 1], rows[n], tangents[n]')
         to_value = zero(values[n])

@@ -1,15 +1,18 @@
 # Arrays that are used again from batch to batch.
 
+"""What lends arrays, where those of a session are: see [`borrow`](@ref)."""
+abstract type AbstractPool end
+
 """
     Pool()
 
-Lends arrays, whose entries are undefined: see [`borrow`](@ref). A batch of MNIST works in some 10 MB of
+Lends arrays of the CPU, whose entries are undefined: see [`borrow`](@ref). A batch of MNIST works in some 10 MB of
 them; made anew each time they would be a third of its time, in Julia's garbage collector.
 
 After [`rewind!`](@ref) the same arrays are lent once more, in the same order. So it holds no more
 than one batch takes, whatever the sizes of the batches.
 """
-mutable struct Pool
+mutable struct Pool <: AbstractPool
     const arrays::Vector{Any}
     n_lent::Int
 end
@@ -23,9 +26,29 @@ function rewind!(pool::Pool)
 end
 
 """
+    DevicePool(like)
+
+Makes arrays of the kind of the vector `like`, which is on a GPU: there the memory of those that are not
+used any more is lent again by the GPU's own package.
+"""
+struct DevicePool{V <: AbstractVector} <: AbstractPool
+    like::V
+end
+
+rewind!(pool::DevicePool) = pool
+
+"""A pool for arrays where those of `flat` are."""
+pool_like(flat::AbstractVector) = is_on_host(flat) ? Pool() : DevicePool(similar(flat, 0))
+
+"""The type of the arrays of N dimensions that the pool lends."""
+array_type(::Union{Pool, Nothing}, ::Type{T}, ::Val{N}) where {T, N} = Array{T, N}
+array_type(pool::DevicePool, ::Type{T}, ::Val{N}) where {T, N} =
+    typeof(similar(pool.like, T, ntuple(_ -> 0, N)))
+
+"""
     borrow(pool, T, dims...) -> Array{T}
 
-Return an array of that type and size from the [`Pool`](@ref), or, if `pool` is nothing, a new one.
+Return an array of that type and size from the pool, or, if `pool` is nothing, a new one on the CPU.
 """
 function borrow(pool::Pool, ::Type{T}, dims::Vararg{Int, N}) where {T, N}
     (; arrays) = pool
@@ -38,6 +61,7 @@ function borrow(pool::Pool, ::Type{T}, dims::Vararg{Int, N}) where {T, N}
 end
 
 borrow(::Nothing, ::Type{T}, dims::Int...) where {T} = Array{T}(undef, dims)
+borrow(pool::DevicePool, ::Type{T}, dims::Int...) where {T} = similar(pool.like, T, dims)
 
 """An array like `a`, lent."""
 borrow_like(pool, a::AbstractArray{T}) where {T} = borrow(pool, T, size(a)...)

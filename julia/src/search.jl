@@ -71,6 +71,14 @@ function is_steady(u, fu, solver)
     return Vector{Bool}(steady)
 end
 
+"""Whether the search goes on, per sample: all is finite, and it is not steady."""
+function goes_on(u, fu, solver)
+    gap, size_of_f = maximum(abs, fu .- u; dims = 1), maximum(abs, fu; dims = 1)
+    abstol, reltol = eltype(u)(solver.abstol), eltype(u)(solver.reltol)
+    goes = @. isfinite(gap) & isfinite(size_of_f) & (gap > abstol) & (gap > reltol * size_of_f)
+    return Vector{Bool}(vec(Array(goes)))  # one transfer from a GPU
+end
+
 """Maximum norm of every column, on the host."""
 column_norms(a::AbstractMatrix) = Array(vec(maximum(abs, a; dims = 1)))
 
@@ -124,23 +132,31 @@ end
 
 Search the steady states of the samples `h` (width, n) from `u0`, by default f(0, h); `flat` are the
 parameters of the `cell` as they act. With a [`Pool`](@ref) the outcome's arrays, too, are the pool's.
+On a GPU it is [`search_by_masks`](@ref).
 """
 function search(
         solver::Solver, network::AbstractNetwork, flat::AbstractVector{T}, h::AbstractMatrix{T}, u0 = nothing,
         pool = nothing,
     ) where {T}
     size(h, 2) == 0 && return Outcome(h, h, Int[], Bool[])
-    is_on_host(flat) || return search_on_device(solver, network, flat, h, u0)
+    if !is_on_host(flat)
+        pool = something(pool, pool_like(flat))
+        return search(solver, Cell(network, flat, h, pool), h, u0, pool)
+    end
     h = convert(Matrix{T}, h)
     return search(solver, on_host(network, flat, h, pool), h, u0, pool)
 end
 
-"""The same on the CPU."""
-function search(solver::Solver, cell, h::Matrix{T}, u0 = nothing, pool = nothing) where {T}
+"""The same of a cell as searches evaluate it; `u0` may be nothing."""
+function search(solver::Solver, cell, h::AbstractMatrix, u0 = nothing, pool = nothing)
     if solver.name in ODE_METHODS
         check_loaded(follow, "solver=\"$(solver.name)\"", FOR_STEADY_STATES)
         return follow(solver, cell, h, u0)
     end
+    return search_own(solver, cell, h, u0, pool)
+end
+
+function search_own(solver::Solver, cell, h::Matrix{T}, u0, pool) where {T}
     n = size(h, 2)
     u, fu = borrow_like(pool, h), borrow_like(pool, h)
     start!(u, cell, h, u0)
@@ -180,15 +196,14 @@ function ode_algorithm(::Val{name}) where {name}
 end
 
 """
-    follow(solver, cell, flat, h, u0) -> Outcome
     follow(solver, cell, h, u0) -> Outcome
 
 Follow du/dt = f(u, h) - u from `u0`, or f(0, h), by `DynamicSS` until every sample is steady by
 [`is_steady`](@ref) (`DynamicSS`'s own rule has one maximum over the batch, so that samples with small
 states could end too early beside large ones). Samples that overflow do not stop the others.
 
-A batch is one ODE, whose samples share their steps. On a GPU it is the only way; on the CPU
-[`search`](@ref) is faster where it has the method, because each sample has its own steps.
+A batch is one ODE, whose samples share their steps. [`search`](@ref) is faster where it has the
+method, because each sample has its own steps.
 """
 function follow end
 
@@ -202,17 +217,6 @@ Throw an error unless the function has a method: that of an extension, which the
 function check_loaded(f, what, packages)
     isempty(methods(f)) || return nothing
     throw(ArgumentError("Julia's packages for $what are not loaded: `using $packages` first."))
-end
-
-function search_on_device(solver::Solver, network, flat, h, u0)
-    check_loaded(follow, "equilibria on a GPU", FOR_STEADY_STATES)
-    solver.name in (:tsit5, ODE_METHODS...) && return follow(solver, network, flat, h, u0)
-    throw(
-        ArgumentError(
-            "On a GPU the Julia engine has the solvers tsit5, $(join(ODE_METHODS, ", ")); found " *
-                "$(repr(string(solver.name))). Use it, or device=\"cpu\".",
-        ),
-    )
 end
 
 function make_method(solver::Solver, cell, s::Search, pool)

@@ -39,7 +39,7 @@ report.loss ≈ loss && report.n_failed == 0
 session.theta ≈ [0.5, 0.25] .- 0.1 .* sign.(gradient)
 ```
 """
-mutable struct Session{T <: AbstractFloat, V <: AbstractVector{T}}
+mutable struct Session{T <: AbstractFloat, V <: AbstractVector{T}, P <: AbstractPool}
     const model::Model
     const solver::Solver
     const training::Training
@@ -49,7 +49,7 @@ mutable struct Session{T <: AbstractFloat, V <: AbstractVector{T}}
     optimizer::Any       # Optimisers' tree, a single leaf
     count::Int           # optimiser steps taken
     data::Any            # (x, target) on the device and weight on the host, or nothing
-    const pool::Pool     # of the arrays that a batch works in
+    const pool::P        # of the arrays that a batch works in
 end
 
 function Session(
@@ -60,7 +60,8 @@ function Session(
     theta = to_device(device, theta)
     optimizer = Optimisers.setup(Adam(training.learning_rate, BETAS, 1.0e-8), theta)
     return Session(
-        model, solver, training, device, weight_mask(model, theta), theta, optimizer, 0, nothing, Pool(),
+        model, solver, training, device, weight_mask(model, theta), theta, optimizer, 0, nothing,
+        pool_like(theta),
     )
 end
 
@@ -112,7 +113,7 @@ function weight_mask(model::Model, theta)
     mask = map(parameter_names(model), parameter_shapes(model)) do name, shape
         fill(endswith(name, ".weight"), prod(shape))  # not the biases, nor the skew of a monotone cell
     end
-    return copyto!(similar(theta), reduce(vcat, mask))
+    return copyto!(similar(theta), Vector{eltype(theta)}(reduce(vcat, mask)))
 end
 
 """

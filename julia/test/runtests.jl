@@ -10,6 +10,7 @@ include("helpers.jl")
     include("gradients.jl")
     include("layers.jl")
     include("training.jl")
+    include("device.jl")
     include("layer.jl")
     include("readme.jl")
 end

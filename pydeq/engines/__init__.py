@@ -109,7 +109,7 @@ def get_engine(
 
         missing = what_is_missing(JuliaEngine, model, solver)
         if not missing and device == "cuda":
-            missing = missing_on_gpu(model, solver)
+            missing = missing_on_gpu(model)
         if missing:
             _log.info("engine='auto': JAX (%s)", missing)
             choice = "jax"

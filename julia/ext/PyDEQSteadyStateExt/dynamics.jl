@@ -1,51 +1,20 @@
 # The steady state by SciML's own solver: SteadyStateDiffEq's `DynamicSS` on one of OrdinaryDiffEq's
-# methods. A batch is one ODE, whose samples share their steps. On a GPU it is the only way; on the CPU
-# `search` is faster where it has the method, because each sample has its own steps, and is tested
-# against this.
+# methods. A batch is one ODE, whose samples share their steps. `search` is faster where it has the
+# method, because each sample has its own steps, and is tested against this.
 
 """
-    Field(cell, n)
+    Field(cell, h, n_evals)
 
-The right-hand side f(u, h) - u for n samples, as SciML's solvers call it: `u` and `p` are flat
-vectors, `p` holds the cell's parameters and then `h`, so that gradients reach both. (A captured h
-would get no gradient: that is why the encoder of the original program never trains.)
-
-It counts its evaluations.
+The right-hand side f(u, h) - u of the samples `h` (width, n), as SciML's solvers call it: `u` is a flat
+vector. It counts its evaluations.
 """
-struct Field
-    cell::Network
-    shapes::Vector{Dims}
-    n_evals::Base.RefValue{Int}
-end
-
-function Field(cell::Network, n::Int)
-    width = first(cell.shapes)[2]
-    return Field(cell, [(cell.n_parameters,), (width, n)], Ref(0))
-end
-
-function (field::Field)(u::AbstractVector, p::AbstractVector, _)
-    @ignore_derivatives field.n_evals[] += 1
-    flat, h = cut(p, field.shapes)
-    fu = field.cell(flat, reshape(u, size(h)), h)
-    du = (vec(fu) .- u)::typeof(u)  # SciML's solvers need the type, which the layers hide
-    return du
-end
-
-"""The field as an out-of-place ODE function, compiled for its own type."""
-ode_function(field::Field) = ODEFunction{false, SciMLBase.FullSpecialize}(field)
-
-"""
-    HostField(cell, h, n_evals)
-
-The same in place on the CPU, for `h` (width, n): there `p` is of no use.
-"""
-struct HostField{C, T <: AbstractFloat}
+struct Field{C, M <: AbstractMatrix}
     cell::C
-    h::Matrix{T}
+    h::M
     n_evals::Base.RefValue{Int}
 end
 
-function (field::HostField)(du::Vector, u::Vector, _, _)
+function (field::Field)(du::AbstractVector, u::AbstractVector, _, _)
     field.n_evals[] += 1
     at(a) = reshape(a, size(field.h))
     evaluate!(at(du), field.cell, at(u), field.h)
@@ -53,18 +22,11 @@ function (field::HostField)(du::Vector, u::Vector, _, _)
     return nothing
 end
 
-ode_function(field::HostField) = ODEFunction{true, SciMLBase.FullSpecialize}(field)
+"""The field as an ODE function that is compiled for its own type."""
+ode_function(field::Field) = ODEFunction{true, SciMLBase.FullSpecialize}(field)
 
-function PyDEQ.follow(solver::Solver, cell::Network, flat, h::AbstractMatrix, u0)
-    field = Field(cell, size(h, 2))
-    f(u) = cell(flat, u, h)
-    u = to_steady_state(solver, field, @something(u0, f(zero(h))), glue([flat, h]), f)
-    return outcome_at(solver, u, f(u), field)
-end
-
-# On the CPU.
-function PyDEQ.follow(solver::Solver, cell, h::Matrix{T}, u0) where {T}
-    field = HostField(cell, h, Ref(0))
+function PyDEQ.follow(solver::Solver, cell, h::AbstractMatrix{T}, u0) where {T}
+    field = Field(cell, h, Ref(0))
     f(u) = evaluate!(similar(h), cell, u, h)
     u = to_steady_state(solver, field, @something(u0, f(zero(h))), T[], f)
     return outcome_at(solver, u, f(u), field)
@@ -100,8 +62,10 @@ end
 
 OrdinaryDiffEq's norm, the root mean square, as the largest of the samples', so that the steps of a
 batch are as exact as those of each sample alone. Samples that are not finite are left out.
+
+(A `Function` goes into a GPU's broadcasts as it is.)
 """
-struct LargestColumn
+struct LargestColumn <: Function
     width::Int
 end
 

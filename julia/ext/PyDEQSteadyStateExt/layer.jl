@@ -48,7 +48,7 @@ function in_place(layer::DeepEquilibrium, network, flat::AbstractVector{T}, h, f
     cell = on_host(network, Vector{T}(flat), h)
     f(u) = evaluate!(similar(h), cell, u, h)
     u0 = layer.init === nothing ? f(zero(h)) : layer.init(h)
-    prob = SteadyStateProblem(ode_function(HostField(cell, h, Ref(0))), vec(u0), T[])
+    prob = SteadyStateProblem(ode_function(Field(cell, h, Ref(0))), vec(u0), T[])
     sol = solve(prob, layer.solver; merge(solve_options(layer, layer.solver, T), layer.options)...)
     u = reshape(sol.u, size(h))
     found[] = outcome_of(sol, u, f(u), layer)

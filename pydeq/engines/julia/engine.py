@@ -63,25 +63,20 @@ class JuliaEngine(AbstractEngine):
         check_supported(type(self), model, solver)
         check_params(model, params)
         device = self.device
-        if device == "cuda" and (missing := missing_on_gpu(model, solver)):
+        if device == "cuda" and (missing := missing_on_gpu(model)):
             if self._asked == "cuda":
                 raise ValueError(f"{missing}. Use device='cpu' or 'auto', or engine='jax'.")
             _log.info("device='auto': the CPU (%s)", missing)
             device = "cpu"
-        for asked, packages in _packages(model, solver, device):
+        for asked, packages in _packages(model, solver):
             _load(self._julia, asked, packages)
         return JuliaSession(self._julia, device, model, solver, optimizer, params, optimizer_state)
 
 
-def missing_on_gpu(model: ModelSpec, solver: SolverSpec) -> str:
+def missing_on_gpu(model: ModelSpec) -> str:
     """Return what the engine has not on a GPU of what is asked for; empty: it has all."""
     if model.has_layers or not isinstance(model.init, str):
         return "On a GPU the julia engine does not have layers"
-    if solver.fixed_depth is not None:
-        return "On a GPU the julia engine does not have fixed_depth"
-    has = ("tsit5", *ODE_METHODS)
-    if model.horizon is None and solver.name not in has:
-        return f"On a GPU the julia engine has the solvers {', '.join(has)}, not {solver.name!r}"
     return ""
 
 
@@ -91,7 +86,7 @@ def _find_device(julia: runtime.Julia, name: str) -> str:
     reason = "Julia sees no NVIDIA GPU that works"
     try:
         with runtime.calling("Looking for a GPU"):
-            julia.load("CUDA", "LuxCUDA", "cuDNN")
+            julia.load("CUDA")
             if julia.pydeq.has_cuda():
                 return "cuda"
     except EngineError as error:
@@ -105,9 +100,7 @@ def _find_device(julia: runtime.Julia, name: str) -> str:
     return "cpu"
 
 
-def _packages(
-    model: ModelSpec, solver: SolverSpec, device: str
-) -> Iterator[tuple[str, tuple[str, ...]]]:
+def _packages(model: ModelSpec, solver: SolverSpec) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Yield what of the specs needs Julia's packages that PyDEQ does not load, and which."""
     if solver.name in ODE_METHODS:
         yield f"solver={solver.name!r}", (*METHODS, *STEADY_STATES)
@@ -117,8 +110,6 @@ def _packages(
         yield "adjoint='unrolled'", ("Zygote",)
     if isinstance(model.cell, CellFunction):
         yield "a cell that is Julia code", PACKAGES
-    if device == "cuda":
-        yield "device='cuda'", (*METHODS, *STEADY_STATES, "Zygote")
 
 
 def _load(julia: runtime.Julia, asked: str, packages: tuple[str, ...]) -> None:

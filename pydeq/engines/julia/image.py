@@ -99,7 +99,7 @@ class Image:
         A package that is not in the image but needs one that is would have to be compiled anew.
         """
         project = tomllib.loads((self.sources / "Project.toml").read_text(encoding="utf-8"))
-        wanted = set(project["weakdeps"]) - set(project["extensions"]["PyDEQCUDAExt"])
+        wanted = set(project["weakdeps"]) - {project["extensions"]["PyDEQCUDAExt"]}
         there = manifest_packages(str(self.path.parent)) or {}
         return ["PyDEQ", "PythonCall", *sorted(wanted & there.keys())]
 

@@ -30,11 +30,7 @@ blocked, JULIA_PKG_SERVER names a mirror. A machine without a network takes a Ju
 that were made elsewhere: PYTHON_JULIAPKG_EXE, PYTHON_JULIAPKG_PROJECT (a full path) and
 PYTHON_JULIAPKG_OFFLINE=yes, with JULIA_DEPOT_PATH naming the folder of its packages."""
 
-CUDA_PACKAGES = {
-    "CUDA": "052768ef-5323-5732-b1bb-66c8b64840ba",
-    "LuxCUDA": "d0bbae9a-e099-4d5b-a835-1c6931763bda",
-    "cuDNN": "02a925ec-e4fe-4b08-9a7e-0d78e3d38ccd",
-}
+CUDA_PACKAGE = ("CUDA", "052768ef-5323-5732-b1bb-66c8b64840ba")
 
 _TEST_SECONDS = 2 * 3600
 """Precompiling takes 20 minutes on two cores, and more on less."""
@@ -122,8 +118,7 @@ def _resolve(cuda: bool, update: bool, say: Callable[[str], None]) -> None:
     say("machine. What follows is said by juliapkg and Julia.")
     try:
         if cuda:
-            for name, uuid in CUDA_PACKAGES.items():
-                juliapkg.add(name, uuid)
+            juliapkg.add(*CUDA_PACKAGE)
         juliapkg.resolve(force=True, update=update)
     except Exception as error:  # of the network, of Julia, of juliapkg's own
         raise EngineUnavailableError(
