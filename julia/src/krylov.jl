@@ -147,7 +147,7 @@ function solve_linear!(
         w .-= overlap .* q
         d .-= overlap .* p
         len = sqrt.(dots(w, w))
-        rounding = @. 10 * eps(T) * ifelse(turn, one(T), size_of)
+        rounding = 10 * eps(T) .* ifelse.(turn, one(T), size_of)
         extends = @. active & (len > rounding) & isfinite(len)
         scale = ifelse.(extends, inv.(len), zero(T))
         # (What is not finite would stay so times zero.)

@@ -138,8 +138,9 @@ end
 """The lengths of the first steps and their errors, as rows (1, n): see [`StepControl`](@ref)."""
 function first_steps(solver, u::AbstractMatrix{T}, fu) where {T}
     abstol, reltol = T(solver.ode_abstol), T(solver.ode_reltol)
-    total = sum(abs2.((fu .- u) ./ (abstol .+ reltol .* abs.(u))); dims = 1)
-    dt = @. (T(0.01) / max(sqrt(total / $size(u, 1)), T(1.0e-10)))^T(1 / 5)
+    scaled = (fu .- u) ./ (abstol .+ reltol .* abs.(u))
+    size_of = sqrt.(dots(scaled, scaled) ./ T(size(u, 1)))
+    dt = (T(0.01) ./ max.(size_of, T(1.0e-10))) .^ T(1 / 5)
     return dt, fill!(similar(dt), T(FIRST_ERROR))
 end
 
@@ -152,8 +153,9 @@ function controlled(solver, u::AbstractMatrix{T}, new_u, du, error_of, dt, last_
     abstol, reltol = T(solver.ode_abstol), T(solver.ode_reltol)
     scaled = @. dt * error_of / (abstol + reltol * max(abs(u), abs(new_u)))
     e = sqrt.(dots(scaled, scaled) ./ T(size(u, 1)))
-    e = @. max(e, dt * sqrt($dots(error_of, error_of)) / (T(SHARE_OF_DU) * sqrt($dots(du, du))))
-    e = @. ifelse(isfinite(e), max(e, T(1.0e-12)), T(1.0e12))
+    share = sqrt.(dots(error_of, error_of)) ./ (T(SHARE_OF_DU) .* sqrt.(dots(du, du)))
+    e = max.(e, dt .* share)
+    e = ifelse.(isfinite.(e), max.(e, T(1.0e-12)), T(1.0e12))
     accepted = e .<= one(T)
     factor = T(SAFETY) .* e .^ -T(BETA1)
     taken = clamp.(factor .* last_error .^ T(BETA2), T(MIN_FACTOR), T(MAX_FACTOR))

@@ -93,7 +93,7 @@ function acting(network::Network, model::Model, flat, h, pool)
         a, _, _ = cut(flat, model.cell_shapes)
         to_a, to_b, to_bias = cut(to_own, model.cell_shapes)
         g, to_bias[:] = cut(to_flat, network.shapes)
-        mul!(to_a, a, g .+ g', -1, 0)
+        mul!(to_a, a, g .+ g', -one(eltype(g)), false)
         to_b .= g .- g'
         return nothing
     end

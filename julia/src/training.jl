@@ -130,7 +130,7 @@ function train_batch!(session::Session{T}, indices::AbstractVector{<:Integer}, p
 end
 
 """The columns of those indices, in the session's element type."""
-batch_of(x, indices, session::Session{T}) where {T} = convert(AbstractArray{T}, x[:, indices])
+batch_of(x, indices, ::Session{T}) where {T} = T.(x[:, indices])
 function batch_of(x::Matrix, indices, session::Session{T}) where {T}
     batch = borrow(session.pool, T, size(x, 1), length(indices))
     for (to, from) in enumerate(indices)
@@ -146,14 +146,14 @@ worst(residuals) = Float64(maximum(r -> isnan(r) ? oftype(r, Inf) : r, residuals
 
 function step!(session::Session, gradient)
     frozen = session.training.train_encoder ? (1:0) : encoder_range(session.model)
-    kept = session.theta[frozen]  # with gradient 0, but Adam may remember another
+    kept = isempty(frozen) ? nothing : session.theta[frozen]  # gradient 0, but Adam may remember another
     if is_on_host(session.theta)
         adam!(session.optimizer, session.theta, gradient)
     else
         session.optimizer, session.theta =
             Optimisers.update!(session.optimizer, session.theta, gradient)
     end
-    session.theta[frozen] = kept
+    kept === nothing || (session.theta[frozen] = kept)
     session.count += 1
     return nothing
 end
