@@ -12,7 +12,7 @@ solver, `solver` is the name, `ode_abstol` and `ode_reltol` control an ODE's ste
     session works in their element type.
   - `layers`: encoder, cell, decoder and first guess as [`LayeredNetwork`](@ref)s, `n_state` being the
     number of values of the state; what is `nothing` is the dense one. Or `nothing`: all of them are.
-  - `device`: `auto`, `cpu` or `cuda`.
+  - `device`: `auto`, `cpu` or `cuda`, or a [`Device`](@ref).
   - `opt_count`, `opt_m`, `opt_v`: Adam's steps and moments, to go on from; see [`write_moments!`](@ref).
 """
 function open_session(names::Vector{String}, values::Vector{Any})
@@ -20,7 +20,7 @@ function open_session(names::Vector{String}, values::Vector{Any})
     model = model_of(settings)
     check_names(model, settings[:names]::Vector{String})
     theta = flatten(model, settings[:arrays]::Vector)
-    device = find_device(settings[:device]::String)
+    device = find_device(settings[:device]::Union{String, Device})
     session = Session(model, solver_of(settings), training_of(settings), theta, device)
     m, v = settings[:opt_m], settings[:opt_v]
     m === nothing || v === nothing || go_on!(session, settings[:opt_count]::Int, m, v)

@@ -8,7 +8,7 @@ PyDEQ.to_device(::JLDevice, array::AbstractArray) = JLArray(Array(array))
 """What a session makes of one batch, and of its steps."""
 function results_on(device, s, arrays, batch; depth = 0)
     T = eltype(first(arrays))
-    session = open_session(; s..., device, names = first(layout(s)), arrays)
+    session = open_with((; s..., device), arrays)
     found = equilibrium(session, first(batch))
     loss, gradient = loss_and_grad(session, batch..., probe_of(s, T), depth)
     load_data!(session, batch...)

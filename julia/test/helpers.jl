@@ -76,7 +76,7 @@ function open_with(s, arrays; more...)
 end
 
 """A vector like the session's `theta`, as the parameters' arrays."""
-arrays_of(session, flat) = [collect(array) for array in PyDEQ.cut(flat, PyDEQ.parameter_shapes(session.model))]
+arrays_of(session, flat) = [collect(array) for array in PyDEQ.cut(Array(flat), PyDEQ.parameter_shapes(session.model))]
 
 get_arrays(session) = arrays_of(session, session.theta)
 
