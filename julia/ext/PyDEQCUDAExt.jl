@@ -1,5 +1,6 @@
 """
-Sessions on an NVIDIA GPU. Written without one at hand: this file has not been run.
+Sessions on an NVIDIA GPU. Run on one H100, with CUDA.jl 5.9.7: see "On a GPU" in
+`examples/guides/measurements.md`.
 """
 module PyDEQCUDAExt
 
