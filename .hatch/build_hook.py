@@ -11,7 +11,7 @@ from pathlib import Path
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-CARRIED = ("LICENSE", "Project.toml", "src", "ext", "original")
+CARRIED = ("LICENSE", "Project.toml", "calls", "src", "ext", "original", "sysimage")
 INSIDE = "_julia"
 
 

@@ -39,6 +39,7 @@ FOLDERS = [
     "julia/src/solvers",
     "julia/ext",
     "julia/ext/PyDEQSteadyStateExt",
+    "julia/calls/PyDEQCalls/src",
     "julia/original",
 ]
 

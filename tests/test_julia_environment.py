@@ -222,7 +222,8 @@ def test_a_wheel_carries_it(build_hook, tmp_path):
     digest, data = edit_project(tmp_path), {"force_include": {}}
     build_hook.initialize("standard", data)
     included = {target: source for source, target in data["force_include"].items()}
-    assert {"pydeq/_julia/Project.toml", "pydeq/_julia/src"} <= included.keys()
+    for name in ("Project.toml", "calls", "src", "ext", "sysimage"):
+        assert included[f"pydeq/_julia/{name}"] == str(tmp_path / "julia" / name)
     described = json.loads(Path(included["pydeq/juliapkg.json"]).read_text())
     assert described["packages"]["PyDEQ"]["path"] == "_julia"
     assert environment.BUNDLED[0] == "_julia"

@@ -1,8 +1,10 @@
 # What is compiled when the package is: the first fit and the first prediction of what estimators take
 # by default, of the presets, and of one model of layers. Widths, numbers of layers and batch sizes are
-# no part of any type, so that this serves all of them.
+# no part of any type, so that this serves all of them. (`calls/` does the same through PythonCall.)
 
-function small_session(::Type{T}; n_state = 2, kwargs...) where {T}
+directly(f, args...) = f(args...)
+
+function small_session(::Type{T}; n_state = 2, call = directly, kwargs...) where {T}
     defaults = (;
         n_features = 3, n_outputs = 2, hidden_layer_sizes = [3], activation = "tanh",
         stability = "none", contraction = 0.9, horizon = nothing, solver = "tsit5",
@@ -16,7 +18,7 @@ function small_session(::Type{T}; n_state = 2, kwargs...) where {T}
     # Small weights that are all alike: one equilibrium, found in a few steps.
     arrays = Any[fill(T(0.1), shape) for shape in parameter_shapes(model)]
     given = (; n_state, names = parameter_names(model), arrays, settings...)
-    return open_session(String[string(name) for name in keys(given)], Any[values(given)...])
+    return call(open_session, String[string(name) for name in keys(given)], Any[values(given)...])
 end
 
 """A session whose parts have every kind of layer."""
@@ -43,22 +45,23 @@ function small_layers(::Type{T}; stability, kwargs...) where {T}
 end
 
 """Do what Python does in a fit and in a prediction, by arrays in memory of its own."""
-function fit_and_predict(session::Session{T}, n_features = 3) where {T}
+function fit_and_predict(session::Session{T}, n_features = 3; call = directly) where {T}
     n = 3
     x = T.(reshape(1:(n_features * n), n_features, n)) ./ T(n_features * n)
     target = session.training.loss === :log_loss ? Int32[1, 2, 1] : ones(T, 2, n)
     probe = ones(T, session.model.width)
     arrays = Any[zeros(T, shape) for shape in parameter_shapes(session.model)]
-    load_data!(session, x, target, ones(T, n))
-    saved = snapshot(session)
-    write_step!(session, [1, 2, 3], probe, 0, zeros(7))
-    restore!(session, saved)
+    call(load_data!, session, x, target, ones(T, n))
+    saved = call(snapshot, session)
+    call(write_step!, session, [1, 2, 3], probe, 0, zeros(7))
+    call(restore!, session, saved)
     state, output = Matrix{T}(undef, session.model.width, n), Matrix{T}(undef, 2, n)
-    write_equilibrium!(session, x, state, output, zeros(T, n), zeros(Int, n), fill(false, n))
-    write_params!(session, arrays)
-    write_moments!(session, arrays, arrays)
+    call(write_equilibrium!, session, x, state, output, zeros(T, n), zeros(Int, n), fill(false, n))
+    call(write_params!, session, arrays)
+    call(write_moments!, session, arrays, arrays)
     for array in (x, target, state, zeros(T, 2))
-        GC.@preserve array array_at(lowercase(string(eltype(array))), Int(pointer(array)), size(array)...)
+        kind = lowercase(string(eltype(array)))
+        GC.@preserve array call(array_at, kind, Int(pointer(array)), size(array)...)
     end
     return session
 end

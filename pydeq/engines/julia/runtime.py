@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, final
 
+from pydeq.engines.julia.calls import load_calls
 from pydeq.engines.julia.environment import (
     INSTALL,
     JuliaEnvironment,
@@ -27,7 +28,15 @@ from pydeq.engines.julia.environment import (
 from pydeq.engines.julia.probe import find_library
 from pydeq.errors import EngineError, EngineUnavailableError
 
-__all__ = ["Julia", "JuliaError", "calling", "is_started", "start", "torch_came_first", "versions"]
+__all__ = [
+    "Julia",
+    "JuliaError",
+    "calling",
+    "is_started",
+    "start",
+    "torch_came_first",
+    "versions",
+]
 
 MESSAGE_LENGTH = 400
 """Most characters of a Julia message that an exception repeats."""
@@ -321,6 +330,7 @@ def become_fork() -> None:
 
 def _load(juliacall: Any) -> Julia:
     """Return PyDEQ and what is needed to talk to it."""
+    load_calls(juliacall)
     main = juliacall.Main
     try:
         pydeq = main.seval(_LOAD_PYDEQ)(str(bundled_project()))
