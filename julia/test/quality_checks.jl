@@ -1,5 +1,6 @@
 using Aqua: Aqua
 using ExplicitImports: ExplicitImports
+using JET: JET
 
 @testset "Aqua" begin
     Aqua.test_all(PyDEQ)
@@ -13,4 +14,8 @@ end
     reexported = (:Tsit5, :NewtonRaphson, :ZygoteVJP, :solve, :AbstractLuxLayer)
     @test ExplicitImports.check_all_explicit_imports_via_owners(PyDEQ; ignore = reexported) ===
         nothing
+end
+
+@testset "JET" begin
+    JET.test_package(PyDEQ; target_modules = (PyDEQ,))
 end
