@@ -4,7 +4,7 @@
 #
 # Stand-alone: it knows nothing of pydeq. The project needs
 #
-#     pkg> add DeepEquilibriumNetworks Lux OrdinaryDiffEq OrdinaryDiffEqAdamsBashforthMoulton
+#     pkg> add DeepEquilibriumNetworks Lux OrdinaryDiffEqAdamsBashforthMoulton OrdinaryDiffEqTsit5
 #     pkg> add NonlinearSolveBase SciMLSensitivity Optimisers Zygote
 #
 # The protocol and the files are those of contestants/worker.py and contestants/task.py: raw
@@ -13,7 +13,7 @@
 
 using DeepEquilibriumNetworks, Lux, Optimisers, Random, SciMLSensitivity, Zygote
 using NonlinearSolveBase: RelNormTerminationMode
-using OrdinaryDiffEq: Tsit5
+using OrdinaryDiffEqTsit5: Tsit5
 using OrdinaryDiffEqAdamsBashforthMoulton: VCAB3
 
 const SOLVERS = Dict("VCAB3" => VCAB3, "Tsit5" => Tsit5)

@@ -20,6 +20,7 @@ from pydeq.engines import get_engine
 from pydeq.errors import EngineUnavailableError
 from pydeq.estimators.parameters import fit_specs
 from pydeq.model import Params, init_params, parameter_shapes
+from pydeq.model.cell import acting_cell
 from pydeq.training.state import Average
 
 COUNTED = 8
@@ -83,11 +84,12 @@ class Contestant(AbstractContestant):
         return Predicted(found.state, found.output, float(found.n_evals.mean()))
 
     def weights(self) -> Params:
-        """See :class:`AbstractContestant`; the scaling is the JAX engine's, which both share."""
+        """See :class:`AbstractContestant`."""
         params = dict(self._kept or self._session.params())
-        session = self._open(params)
-        acting = session._act_now()
-        return {name: np.asarray(acting[name]) for name in params}
+        cell: Any = acting_cell(self._model, params)
+        for i, (weight, bias) in enumerate(zip(cell.weights, cell.biases, strict=True)):
+            params[f"cell.{i}.weight"], params[f"cell.{i}.bias"] = weight, bias
+        return {name: np.asarray(value, np.float32) for name, value in params.items()}
 
 
 def _estimator(task: Task, settings: dict[str, Any]) -> DEQClassifier:
