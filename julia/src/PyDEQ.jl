@@ -17,7 +17,7 @@ using ChainRulesCore: ChainRulesCore, AbstractZero, HasReverseMode, NoTangent, R
     rrule_via_ad, unthunk, @ignore_derivatives
 using LinearAlgebra: I, dot, mul!, norm, rmul!
 using LuxCore: LuxCore, AbstractLuxContainerLayer, AbstractLuxLayer, AbstractLuxWrapperLayer
-using NNlib: DenseConvDims, conv, relu, sigmoid, sigmoid_fast, tanh_fast, ∇conv_data, ∇conv_filter
+using NNlib: relu, sigmoid, sigmoid_fast, tanh_fast
 using Optimisers: Optimisers, Adam
 using PrecompileTools: @compile_workload, @setup_workload
 using Random: AbstractRNG
@@ -39,6 +39,7 @@ include("solvers/broyden.jl")
 include("solvers/newton.jl")
 include("solvers/tsit5.jl")
 include("adjoint.jl")
+include("convolution.jl")
 include("layers.jl")
 include("layered.jl")
 include("bounds.jl")

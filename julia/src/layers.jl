@@ -72,14 +72,10 @@ parameter_names(layer::ConvLayer) = layer.name .* [".weight", ".bias"]
 
 sides(layer::ConvLayer) = ((layer.kernel[1] - 1) ÷ 2, layer.kernel[1] ÷ 2)
 
-function convolution_of(layer::ConvLayer, n)
-    (before, after), (w, h) = sides(layer), layer.image
-    more = layer.is_circular ? before + after : 0
-    padding = layer.is_circular ? 0 : (before, after, before, after)
-    return DenseConvDims(
-        (w + more, h + more, layer.kernel[3], n), layer.kernel; layer.stride, padding,
-        flipkernel = true,  # a cross-correlation
-    )
+function patches_of(layer::ConvLayer)
+    before, after = sides(layer)
+    layer.is_circular || return Patches(layer.image, layer.kernel[1:2], layer.stride, before, after)
+    return Patches(layer.image .+ (before + after), layer.kernel[1:2], layer.stride, 0, 0)
 end
 
 """Where the pixels of an axis of the padded image are from."""
@@ -94,14 +90,15 @@ function forward(layer::ConvLayer, (weight, bias), a)
         columns, rows = (around(layer, size) for size in layer.image)
         seen = a[columns, rows, :, :]
     end
-    dims = convolution_of(layer, n_samples(a))
-    y = by_parts(seen -> conv(seen, weight, dims), seen)
-    return y .+ reshape(bias, 1, 1, :), Any[seen]
+    patches = patches_of(layer)
+    y = by_parts(seen -> convolve(seen, weight, patches), seen)
+    y .+= reshape(bias, 1, 1, :)
+    return y, Any[seen]
 end
 
 function pull(layer::ConvLayer, (weight, _), memory, row)
-    dims = convolution_of(layer, n_samples(row))
-    row = by_parts(row -> ∇conv_data(row, weight, dims), row)
+    patches = patches_of(layer)
+    row = by_parts(row -> pull_convolution(row, weight, patches), row)
     layer.is_circular || return row
     columns, rows = (around(layer, size) for size in layer.image)
     folded = zeros(eltype(row), layer.image..., size(row, 3), size(row, 4))
@@ -112,8 +109,8 @@ function pull(layer::ConvLayer, (weight, _), memory, row)
 end
 
 function gradients(layer::ConvLayer, ps, (seen,), row)
-    dims = convolution_of(layer, n_samples(row))
-    weight = by_parts((seen, row) -> ∇conv_filter(seen, row, dims), seen, row)
+    patches = patches_of(layer)
+    weight = by_parts((seen, row) -> weight_of_convolution(seen, row, patches), seen, row)
     return weight, vec(sum(row; dims = (1, 2, 4)))
 end
 

@@ -139,3 +139,22 @@ end
         end
     end
 end
+
+@testset "a convolution is Lux's (kernel $kernel, stride $stride, circular $is_circular)" for
+    (image, kernel, stride, is_circular) in [
+        ((6, 5), (2, 2), 1, false), ((9, 8), (5, 5), 2, false), ((4, 4), (4, 4), 3, false),
+        ((3, 3), (5, 5), 1, false), ((7, 6), (3, 3), 2, true), ((5, 5), (1, 1), 1, false),
+    ]
+    layer = PyDEQ.ConvLayer("", (kernel..., 3, 2), stride, is_circular, image)
+    x, weight = randn(Xoshiro(0), image..., 3, 4), randn(Xoshiro(1), kernel..., 3, 2)
+    patches, (before, after) = PyDEQ.patches_of(layer), PyDEQ.sides(layer)
+    pad = is_circular ? 0 : (before, after, before, after)
+    seen = is_circular ? x[PyDEQ.around(layer, image[1]), PyDEQ.around(layer, image[2]), :, :] : x
+    lux = Lux.Conv(kernel, 3 => 2; stride, pad, cross_correlation = true, use_bias = false)
+    value, back = Zygote.pullback((x, weight) -> first(lux(x, (; weight), (;))), seen, weight)
+    row = randn(Xoshiro(2), size(value))
+    to_seen, to_weight = back(row)
+    @test PyDEQ.convolve(seen, weight, patches) ≈ value
+    @test PyDEQ.pull_convolution(row, weight, patches) ≈ to_seen
+    @test PyDEQ.weight_of_convolution(seen, row, patches) ≈ to_weight
+end
