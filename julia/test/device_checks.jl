@@ -33,8 +33,10 @@ function agree(a, b, tolerance)
 end
 
 const EVERY_WAY = [
-    [(stability, "implicit", solver) for stability in ("contractive", "none")
-        for solver in ("anderson", "broyden", "newton", "fixed_point", "tsit5")]
+    [
+        (stability, "implicit", solver) for stability in ("contractive", "none")
+            for solver in ("anderson", "broyden", "newton", "fixed_point", "tsit5")
+    ]
     [("monotone", "implicit", solver) for solver in ("peaceman_rachford", "anderson")]
     ("jacobian", "implicit", "anderson")
     ("contractive", "jfb", "anderson")

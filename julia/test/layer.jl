@@ -30,8 +30,8 @@ const LAYERS = [
 
     tight = (abstol = 1.0e-11, reltol = 1.0e-11, maxiters = 20_000)
     options = solver isa DynamicSS ? (;
-        odesolve_kwargs = (; abstol = 1.0e-12, reltol = 1.0e-12, maxiters = 20_000, save_everystep = false),
-    ) : (;)
+            odesolve_kwargs = (; abstol = 1.0e-12, reltol = 1.0e-12, maxiters = 20_000, save_everystep = false),
+        ) : (;)
     layer = DeepEquilibrium(cell, solver; tight..., options...)
     ps, st = double_of(Lux.setup(Xoshiro(0), layer))
     h = randn(Xoshiro(1), 6, 5)
