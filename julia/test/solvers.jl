@@ -32,8 +32,9 @@ end
         @test PyDEQ.unroll(solver_of(name), model.cell, flat, h, nothing, again) === again[].u
         @test maximum(abs, again[].u .- expected.u) < 10tolerance
         @test all(again[].converged)
-        # Rounding may decide whether a step is taken, not more.
-        @test count(again[].n_evals .== found.n_evals) > (T == Float64 ? 25 : 10)
+        # Rounding may decide whether a step is taken, not more: in float64 at ReLU's kink alone.
+        is_rounded = name === :tsit5 && activation === :relu
+        @test count(again[].n_evals .== found.n_evals) > (T == Float64 ? (is_rounded ? 29 : 36) : 10)
     end
 end
 
