@@ -87,6 +87,12 @@ class OracleSession(AbstractSession):
             iterates.append(u)
         return np.array(iterates).astype(self._dtype)
 
+    def jvp(self, x, state, tangent):
+        layers = om.cell_layers(self._model, self._params)
+        h = self._encode(np.float64(x))
+        jacobian = om.cell_jacobian(self._model, layers, np.float64(state), h)
+        return np.einsum("nij,nj->ni", jacobian, np.float64(tangent)).astype(self._dtype)
+
     # --- backward ---
 
     def _pull_state_back(self, z, h, g):

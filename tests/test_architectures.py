@@ -115,6 +115,9 @@ def test_certificates(name):
             for side in (1, -1)
         ]
         assert_near(here.jacobians()[:, i], (ends[0] - ends[1]) / 2e-6, 1e-6)
+    tangent = np.random.default_rng(2).normal(size=near.state.shape)
+    product = opened(model, params, SolverSpec()).jvp(x, near.state, tangent)
+    assert_near(product, here.jvp(tangent), 1e-12)
     eigenvalues = np.linalg.eigvals(here.jacobians())
     assert_near(certificates.spectral_abscissa, eigenvalues.real.max(axis=1) - 1, 1e-12)
     distance = np.linalg.norm(near.state - exact.state, axis=1)

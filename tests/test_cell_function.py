@@ -24,7 +24,7 @@ from pydeq.engines.base import what_is_missing
 from pydeq.engines.jax.code import Code
 from pydeq.engines.julia import JuliaEngine
 from pydeq.layers import Conv, Dense, Flatten
-from pydeq.model import ModelSpec, OptimizerSpec, SolverSpec
+from pydeq.model import ModelSpec, OptimizerSpec, SolverSpec, certificate
 
 pytestmark = pytest.mark.usefixtures("nothing_kept")
 
@@ -94,9 +94,7 @@ def test_a_fit_its_checkpoint_and_its_file(tmp_path):
     other = CellFunction(gated, {**START, "slant": 0.2})
     with pytest.raises(ValueError, match="of another fit: digest of params was"):
         clone(model).set_params(cell=other).fit(X, TARGET, checkpoint=tmp_path / "fit")
-    known = model.equilibrium(X, certify=True).certificates
-    assert np.isnan(known.spectral_abscissa).all()
-    assert np.isinf(known.distance_bound).all()
+    assert np.isinf(model.equilibrium(X, certify=True).certificates.distance_bound).all()
 
     path = tmp_path / "model"
     with pytest.warns(UserWarning, match=r"function gated.*pydeq.load\(path, cell=gated\)"):
@@ -109,6 +107,40 @@ def test_a_fit_its_checkpoint_and_its_file(tmp_path):
     assert same.cell.digest == OWN.digest
     assert pickle.loads(pickle.dumps(model)).get_params() == model.get_params()
     assert "CellFunction(gated, inject: (4,), slant: (), weight: (4, 4))" in repr(model)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_the_abscissa_is_that_of_its_derivative(dtype):
+    x = X.astype(dtype)
+    model = DEQRegressor(**GIVEN).fit(x, TARGET)
+    found = model.equilibrium(x, certify=True)
+    assert found.state.dtype == dtype
+    params = {name: np.float64(value) for name, value in model.params_.items()}
+    h = x * params["encoder.weight"].item() + params["encoder.bias"].item()
+    ends = [
+        gated_in_numpy(params, np.float64(found.state) + step, h)
+        for step in 1e-6 * np.concatenate([np.eye(4), -np.eye(4)])
+    ]
+    jacobians = (np.stack(ends[:4], axis=1) - np.stack(ends[4:], axis=1)) / 2e-6
+    expected = np.linalg.eigvals(jacobians).real.max(axis=1) - 1
+    tolerance = {"float64": 1e-8, "float32": 1e-5}[dtype]
+    np.testing.assert_allclose(found.certificates.spectral_abscissa, expected, atol=tolerance)
+
+
+@pytest.mark.parametrize("width", [certificate.DENSE, certificate.DENSE + 8])
+def test_the_abscissa_of_states_of_any_width(width):
+    matrix = np.random.default_rng(1).normal(0, 0.9 / np.sqrt(width), (width, width))
+    own = CellFunction(lambda params, u, h: params["w"] @ u + h, {"w": matrix})
+    model = ModelSpec(width, width, None, (), cell=own)
+    session = get_engine("jax", "cpu").open(
+        model, SolverSpec(), OptimizerSpec(), {"cell.w": matrix}
+    )
+    x, state = np.random.default_rng(2).normal(size=(2, 3, width))
+    state[1, 4] = np.inf
+    found = certificate.spectral_abscissa(model, {}, x, state, session.jvp)
+    exact = np.linalg.eigvals(matrix).real.max() - 1
+    np.testing.assert_allclose(found, [exact, np.nan, exact], atol=1e-5)
+    assert np.isnan(certificate.spectral_abscissa(model, {}, x, state)).all()
 
 
 def test_a_file_without_a_function_takes_none(tmp_path):

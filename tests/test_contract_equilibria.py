@@ -227,3 +227,13 @@ def test_trajectory_iterates_the_cell(engine, model):
         u = oracle.cell(u, x)
         assert_near(iterate, u, 1e-12)
     np.testing.assert_array_equal(session.trajectory(x, 0), found[:1])
+
+
+@pytest.mark.parametrize("model", [MODEL, CONTRACTIVE, MONOTONE], ids=lambda m: m.stability)
+def test_products_with_the_cells_derivative(engine, model):
+    args = (model, tight(), OPTIMIZER, random_params(model, scale=2.0))
+    x, _, _ = random_batch(model, OPTIMIZER)
+    state, tangent = np.random.default_rng(5).normal(size=(2, len(x), model.state_width))
+    found, expected = (open_session(e, *args).jvp(x, state, tangent) for e in (engine, ORACLE))
+    assert_near(found, expected, 1e-12)
+    assert found.dtype == np.float64

@@ -99,6 +99,9 @@ def test_it_computes_what_the_same_function_does_in_jax(stability, solver):
     assert loss == pytest.approx(its_loss, rel=1e-8)
     for name, value in gradient.items():
         assert_near(value, its_gradient[name.replace("layer_2.", "")], 1e-6, name)
+    state, tangent = np.random.default_rng(1).normal(size=(2, len(batch[0]), 4))
+    products = (s.jvp(batch[0], state, tangent) for s in (found, expected))
+    assert_near(*products, 1e-12)
 
 
 @pytest.mark.julia
@@ -112,6 +115,7 @@ def test_a_file_needs_the_code_again(tmp_path):
     with pytest.raises(ValueError, match="Pass it"):
         pydeq.load(path)
     again = pydeq.load(path, cell=CODE)
+    assert (again.equilibrium(x, certify=True).certificates.spectral_abscissa < 0).all()
     np.testing.assert_array_equal(again.predict_proba(x), model.predict_proba(x))
 
 

@@ -58,6 +58,9 @@ class ScriptedSession(AbstractSession):
     def trajectory(self, x, depth):
         raise NotImplementedError
 
+    def jvp(self, x, state, tangent):
+        raise NotImplementedError
+
     def close(self):
         raise NotImplementedError
 

@@ -169,6 +169,12 @@ function write_trajectory!(session::Session, x, states)
     return nothing
 end
 
+"""Write what [`jvp`](@ref) returns to `out`."""
+function write_jvp!(session::Session, x, u, tangent, out)
+    copyto!(out, jvp(session, x, u, tangent))
+    return nothing
+end
+
 """
     snapshot(session)
 

@@ -175,3 +175,18 @@ function trajectory(session::Session{T}, x, depth::Integer) where {T}
     x = to_device(session.device, convert(Array{T}, x))
     return Array(trajectory(session.model, session.theta, x, Int(depth)))
 end
+
+"""
+    jvp(session, x, u, tangent) -> (width, n)
+
+Return the products of the cell's derivative df/du, at the states `u` (width, n) of the samples `x`, with
+one tangent (width, n) each.
+"""
+function jvp(session::Session{T}, x, u, tangent) where {T}
+    (; model, theta, device) = session
+    encoder, cell, _, _ = parts(model, theta)
+    x, u, tangent = (to_device(device, convert(Array{T}, a)) for a in (x, u, tangent))
+    h, flat, pool = model.encoder(encoder, x), acting_cell(model, cell), rewind!(session.pool)
+    place = is_on_host(flat) ? on_host(model.cell, flat, h, pool) : Cell(model.cell, flat, h, pool)
+    return Array(apply!(similar(u), linearize(place, u, h, pool), tangent, false))
+end

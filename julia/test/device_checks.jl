@@ -17,7 +17,8 @@ function results_on(device, s, arrays, batch; depth = 0)
     moved = (get_arrays(session), optimizer_state(session)...)
     restore!(session, saved)
     path = trajectory(session, first(batch), 3)
-    return (; found, loss, gradient, reports, moved, path, weights = get_arrays(session))
+    along = jvp(session, first(batch), found.state, sin.(found.state))
+    return (; found, loss, gradient, reports, moved, path, along, weights = get_arrays(session))
 end
 
 function agree(a, b, tolerance)
@@ -28,7 +29,7 @@ function agree(a, b, tolerance)
     @test all(near(x.loss, y.loss) && x.weight ≈ y.weight for (x, y) in zip(a.reports, b.reports))
     @test [r.n_failed for r in a.reports] == [r.n_failed for r in b.reports]
     @test all(all(near.(x, y)) for (x, y) in zip(a.moved, b.moved))
-    @test near(a.path, b.path) && a.weights == b.weights
+    @test near(a.path, b.path) && near(a.along, b.along) && a.weights == b.weights
     return nothing
 end
 

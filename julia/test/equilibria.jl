@@ -174,3 +174,13 @@ end
         @test found[:, :, k] ≈ u rtol = 1.0e-12
     end
 end
+
+@testset "products with the cell's derivative" begin
+    s = settings(; hidden_layer_sizes = [5, 4])
+    arrays = random_arrays(s)
+    x, _, _ = random_batch(s)
+    h = encode(s, arrays, x)
+    u, along = randn(Xoshiro(2), size(h)...), randn(Xoshiro(3), size(h)...)
+    ends = [plain_cell(s, arrays, u .+ side .* along .+ h) for side in (1.0e-5, -1.0e-5)]
+    @test off_by(jvp(open_with(s, arrays), x, u, along), (ends[1] .- ends[2]) ./ 2.0e-5) < 1.0e-8
+end

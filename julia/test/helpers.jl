@@ -8,7 +8,7 @@ using OrdinaryDiffEqLowOrderRK: OrdinaryDiffEqLowOrderRK
 using OrdinaryDiffEqStabilizedRK: OrdinaryDiffEqStabilizedRK
 using OrdinaryDiffEqTsit5: Tsit5
 using PyDEQ
-using PyDEQ: equilibrium, has_cuda, load_data!, open_session, restore!, snapshot, train_batch!, trajectory
+using PyDEQ: equilibrium, has_cuda, jvp, load_data!, open_session, restore!, snapshot, train_batch!, trajectory
 using Random: Xoshiro, randn!
 using SciMLSensitivity: SciMLSensitivity
 using SteadyStateDiffEq: DynamicSS

@@ -162,6 +162,14 @@ class AbstractSession(abc.ABC):
         """Return the fixed-point iterates from u(0) = f(0, h): ``(depth + 1, n, n_state)``."""
 
     @abc.abstractmethod
+    def jvp(self, x: np.ndarray, state: np.ndarray, tangent: np.ndarray) -> np.ndarray:
+        """Return the products of the cell's derivative df/dz with tangents, ``(n, n_state)``.
+
+        It is taken at the states `state` ``(n, n_state)`` of the samples `x` ``(n, n_features)``;
+        each has one tangent of `tangent` ``(n, n_state)``.
+        """
+
+    @abc.abstractmethod
     def params(self) -> Params:
         """Return a copy of the weights as numpy arrays."""
 

@@ -258,7 +258,7 @@ class DEQClassifier(ClassifierMixin, AbstractDEQEstimator):
             Labels from `classes_`.
         """
         fitted = self._snapshot()
-        best = fitted._solve(X, lambda rows, x, part: part.output.argmax(axis=1))
+        best = fitted._solve(X, lambda rows, part: part.output.argmax(axis=1))
         return fitted.classes_[np.concatenate(best)]
 
     def decision_function(self, X: Any) -> np.ndarray:
@@ -343,7 +343,7 @@ class DEQClassifier(ClassifierMixin, AbstractDEQEstimator):
         return float(np.average(output.argmax(axis=1) == target, weights=weight))
 
 
-def _logits(rows: slice, x: np.ndarray, part: Equilibrium) -> np.ndarray:
+def _logits(rows: slice, part: Equilibrium) -> np.ndarray:
     return part.output
 
 

@@ -52,7 +52,8 @@ class AbstractFitted(BaseEstimator, abc.ABC):
         ----------
         X : array-like (n_samples, n_features)
         certify : bool, default=False
-            Whether to add two certificates to each sample, in numpy float64 whatever the engine.
+            Whether to add two certificates to each sample, in numpy float64 whatever the engine;
+            the derivative of a cell that is a function or Julia code is the engine's, though.
             ``spectral_abscissa`` estimates the largest real part of the eigenvalues of df/dz - I
             at its state. Where it is negative and the sample converged, the neural ODE returns to
             this equilibrium. ``distance_bound`` is a guaranteed bound of the Euclidean distance
@@ -83,13 +84,11 @@ class AbstractFitted(BaseEstimator, abc.ABC):
         fitted = self._snapshot()
         results = Results({} if out is None else out)
 
-        def keep(rows: slice, x: np.ndarray, part: Equilibrium) -> None:
-            if certify:
-                part = add_certificates(fitted.model_spec_, fitted.params_, x, part)
+        def keep(rows: slice, part: Equilibrium) -> None:
             part = dataclasses.replace(part, output=fitted._decode_output(part.output))
             results.take(rows, part)
 
-        fitted._solve(X, keep, results.check)
+        fitted._solve(X, keep, results.check, certify=certify)
         return results.whole()
 
     def trajectory(self, X: Any, depth: int) -> np.ndarray:
@@ -156,13 +155,15 @@ class AbstractFitted(BaseEstimator, abc.ABC):
     def _solve(
         self,
         X: Any,
-        take: Callable[[slice, np.ndarray, Equilibrium], Any],
+        take: Callable[[slice, Equilibrium], Any],
         check: Callable[[int, ModelSpec, np.dtype], None] | None = None,
+        *,
+        certify: bool = False,
     ) -> list[Any]:
         """Convert and solve X block by block; return what `take` makes of each.
 
-        It is given the rows of X, the samples and their equilibria, whose output is the model's
-        own. `check` is given the number of samples, the model and its dtype before the work.
+        It is given the rows of X and their equilibria, whose output is the model's own. `check` is
+        given the number of samples, the model and its dtype before the work.
         """
         check_is_fitted(self)
         samples = check_samples(self, X, self._dtype)
@@ -176,7 +177,9 @@ class AbstractFitted(BaseEstimator, abc.ABC):
             for rows, x in checked_blocks(self, samples, self._dtype, width):
                 part = session.equilibrium(x)
                 tally = tally.including(part)
-                taken.append(take(rows, x, part))
+                if certify:
+                    part = add_certificates(self.model_spec_, self.params_, x, part, session.jvp)
+                taken.append(take(rows, part))
         advice.warn_about_solve(tally, self.model_spec_, solver, self._dtype)
         return taken
 

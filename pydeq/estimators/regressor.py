@@ -262,7 +262,7 @@ class DEQRegressor(RegressorMixin, AbstractDEQEstimator):
         """
         fitted = self._snapshot()
         output = np.concatenate(
-            fitted._solve(X, lambda rows, x, part: fitted._decode_output(part.output))
+            fitted._solve(X, lambda rows, part: fitted._decode_output(part.output))
         )
         return output[:, 0] if fitted._single_target else output
 

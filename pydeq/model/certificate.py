@@ -1,11 +1,13 @@
 """What is known of a state that a solver returned: whether it is stable, how far off at most.
 
 All in numpy float64 by `pydeq.model.cell`, in which the model is exact: an engine's rounding counts
-as residual. To add a cell, say in `_distance_bound` what it guarantees.
+as residual. Of a cell that is a function an engine computes the derivative. To add a cell, say in
+`_distance_bound` what it guarantees.
 """
 
 import dataclasses
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from pydeq.model.arnoldi import LOOKS, rightmost_eigenvalues
 from pydeq.model.cell import AnyLinearization, Cell, acting_cell, linearize, rounding
 from pydeq.model.equilibrium import Certificates, Equilibrium
 from pydeq.model.monotone import MonotoneConv
+from pydeq.model.own_cell import Jvp, OwnLinearization
 from pydeq.model.params import Params
 from pydeq.model.spec import ModelSpec
 
@@ -39,8 +42,16 @@ ARPACK_NCV, ARPACK_RESTARTS, ARPACK_TOL = 30, 20, 1e-6
 CHUNK_BYTES = 2**26
 """Memory that a dense Jacobian of each sample of a chunk may take."""
 
+_Derivative = AnyLinearization | OwnLinearization
 
-def certify(model: ModelSpec, params: Params, x: np.ndarray, found: Equilibrium) -> Equilibrium:
+
+def certify(
+    model: ModelSpec,
+    params: Params,
+    x: np.ndarray,
+    found: Equilibrium,
+    jvp: Jvp | None = None,
+) -> Equilibrium:
     """Return `found` with the certificates of its states.
 
     Parameters
@@ -50,16 +61,22 @@ def certify(model: ModelSpec, params: Params, x: np.ndarray, found: Equilibrium)
     x : ndarray (n, n_features)
         The samples that `found` belongs to.
     found : Equilibrium
+    jvp : callable, optional
+        See `spectral_abscissa`.
     """
     certificates = Certificates(
-        spectral_abscissa=spectral_abscissa(model, params, x, found.state),
+        spectral_abscissa=spectral_abscissa(model, params, x, found.state, jvp),
         distance_bound=distance_bound(model, params, x, found.state),
     )
     return dataclasses.replace(found, certificates=certificates)
 
 
 def spectral_abscissa(
-    model: ModelSpec, params: Params, x: np.ndarray, state: np.ndarray
+    model: ModelSpec,
+    params: Params,
+    x: np.ndarray,
+    state: np.ndarray,
+    jvp: Jvp | None = None,
 ) -> np.ndarray:
     """Return the largest real part of the eigenvalues of df/dz - I at each state.
 
@@ -74,6 +91,10 @@ def spectral_abscissa(
     eigenvalues the next may be taken for the rightmost (0.003 off has been seen). Where that does
     not converge it is ARPACK's, with restarts, to 1e-6, and where that does not, LAPACK's.
 
+    The Jacobian of a cell that is a function is what `jvp` gives, in the engine's precision. Its
+    rank is not known: for states wider than 64, where an eigenvalue 0 of df/dz may go unseen, the
+    estimate is at least -1.
+
     Parameters
     ----------
     model : ModelSpec
@@ -81,12 +102,15 @@ def spectral_abscissa(
     x : ndarray (n, n_features)
     state : ndarray (n, n_state)
         Where the Jacobian is taken, an equilibrium or not.
+    jvp : callable, optional
+        :meth:`pydeq.engines.base.AbstractSession.jvp` of a session on `params`; a cell that is a
+        function needs it, and no other uses it.
 
     Returns
     -------
     ndarray of float64 (n,)
-        NaN where the state or the Jacobian is not finite, and for a cell that is a function, of
-        which this module knows nothing.
+        NaN where the state or the Jacobian is not finite, and for a cell that is a function without
+        `jvp`.
 
     References
     ----------
@@ -95,23 +119,19 @@ def spectral_abscissa(
     S. Bai, V. Koltun, J. Z. Kolter (2021). Stabilizing Equilibrium Models by Jacobian
     Regularization. ICML.
     """
-    abscissa = np.full(len(state), np.nan)
-    if isinstance(model.cell, CellFunction):
-        return abscissa
-    cell = acting_cell(model, params)
-    dense = model.state_width <= DENSE
-    # It bounds the norm of every Jacobian; layers may have none.
-    named = isinstance(cell, Cell | MonotoneConv)
-    if np.isnan(cell.lipschitz) or (named and np.isinf(cell.lipschitz)):
+    abscissa, width = np.full(len(state), np.nan), model.state_width
+    linearized = _linearizing(model, params, jvp)
+    if linearized is None:
         return abscissa
     for part in _chunks(model, len(state)):
-        here = linearize(model, params, cell, x[part], state[part])
-        finite = np.flatnonzero(np.isfinite(np.hstack([state[part], here.value])).all(axis=1))
-        if dense:
-            values = np.linalg.eigvals(here.at(finite).jacobians())
-            largest = values.real.max(axis=1)
+        here = linearized(x[part], state[part])
+        with np.errstate(over="ignore", invalid="ignore"):
+            along = here.jvp(np.ones((len(state[part]), width)))
+        finite = np.flatnonzero(np.isfinite(np.hstack([state[part], along])).all(axis=1))
+        if width <= DENSE:
+            largest = np.linalg.eigvals(here.at(finite).jacobians()).real.max(axis=1)
         else:
-            largest = _rightmost_of_wide(here.at(finite))
+            largest = _rightmost_of_wide(here.at(finite), len(finite), width)
         abscissa[part.start + finite] = largest - 1
     return abscissa
 
@@ -265,9 +285,22 @@ def _distance_bound(model: ModelSpec, here: AnyLinearization, z: np.ndarray) -> 
     return (1 + unit) * bound
 
 
-def _rightmost_of_wide(here: AnyLinearization) -> np.ndarray:
-    """Return the largest real part of the eigenvalues of df/dz at each sample."""
-    n, width = here.value.shape
+def _linearizing(
+    model: ModelSpec, params: Params, jvp: Jvp | None
+) -> Callable[[np.ndarray, np.ndarray], _Derivative] | None:
+    """Return what takes the cell's derivative at samples and states; None: nothing is known."""
+    if isinstance(model.cell, CellFunction):
+        return None if jvp is None else functools.partial(OwnLinearization, jvp)
+    cell = acting_cell(model, params)
+    # It bounds the norm of every Jacobian; layers may have none.
+    named = isinstance(cell, Cell | MonotoneConv)
+    if np.isnan(cell.lipschitz) or (named and np.isinf(cell.lipschitz)):
+        return None
+    return functools.partial(linearize, model, params, cell)
+
+
+def _rightmost_of_wide(here: _Derivative, n: int, width: int) -> np.ndarray:
+    """Return the largest real part of the eigenvalues of df/dz at each of n samples."""
     start = np.random.default_rng(0).normal(size=width)
     largest = rightmost_eigenvalues(
         lambda rows, v: here.at(rows).jvp(v) if len(rows) < n else here.jvp(v),
@@ -278,17 +311,16 @@ def _rightmost_of_wide(here: AnyLinearization) -> np.ndarray:
     for k in range(n):
         one = here.at(np.array([k]))
         if np.isnan(largest[k]):
-            largest[k] = _rightmost(one)
+            largest[k] = _rightmost(one, width)
         # A Krylov space lies in the range of the Jacobian, so it never shows the eigenvalue 0.
         elif one.rank_bound() < width:
             largest[k] = max(largest[k], 0.0)
     return largest
 
 
-def _rightmost(here: AnyLinearization) -> float:
+def _rightmost(here: _Derivative, width: int) -> float:
     """Return the largest real part of the eigenvalues of df/dz at one sample, by ARPACK."""
     sparse: Any = scipy.sparse.linalg  # it has no types, and pyright guesses wrong ones
-    width = here.value.shape[1]
     operator = sparse.LinearOperator(
         (width, width), matvec=lambda t: here.jvp(t.reshape(1, -1))[0], dtype=np.float64
     )

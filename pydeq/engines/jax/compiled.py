@@ -38,6 +38,7 @@ __all__ = [
     "Stepped",
     "act",
     "apply_cell",
+    "jvp",
     "search",
     "share",
     "start",
@@ -378,6 +379,15 @@ def _tally(batch: Batch, found: Found) -> tuple[list[jax.Array], jax.Array]:
 def apply_cell(code: Code, acting: Acting, u: jax.Array, h: jax.Array) -> tuple[jax.Array]:
     """Return f(u, h)."""
     return (cell(code.model, cell_weights(acting), u, h),)
+
+
+@Program
+def jvp(
+    code: Code, acting: Acting, x: jax.Array, u: jax.Array, tangent: jax.Array
+) -> tuple[jax.Array]:
+    """Return (df/du) t at the states `u` of the samples `x`."""
+    h, weights = encode(code.model, acting, x), cell_weights(acting)
+    return (jax.jvp(lambda u: cell(code.model, weights, u, h), (u,), (tangent,))[1],)
 
 
 @Program

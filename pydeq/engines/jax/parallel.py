@@ -192,6 +192,10 @@ class ParallelSession(AbstractSession):
         """See :meth:`AbstractSession.trajectory`."""
         return self._parts[0].trajectory(x, depth)
 
+    def jvp(self, x: np.ndarray, state: np.ndarray, tangent: np.ndarray) -> np.ndarray:
+        """See :meth:`AbstractSession.jvp`."""
+        return self._parts[0].jvp(x, state, tangent)
+
     def params(self) -> Params:
         """See :meth:`AbstractSession.params`."""
         return self._parts[0].params()

@@ -298,6 +298,18 @@ class JaxSession(AbstractSession):
                 parts.append(np.stack(jax.device_get(states))[:, : last - first])
         return channels_first(np.concatenate(parts, axis=1), self._model.network.state_shape)
 
+    def jvp(self, x: np.ndarray, state: np.ndarray, tangent: np.ndarray) -> np.ndarray:
+        """See :meth:`AbstractSession.jvp`."""
+        parts, shape = [], self._model.network.state_shape
+        given = x, channels_last(state, shape), channels_last(tangent, shape)
+        with self.context():
+            acting, code = self._act_now(), self._code.cell
+            for first, last, n_rows in chunks(len(x)):
+                rows = (self._put(padded(array[first:last], n_rows)) for array in given)
+                (product,) = compiled.jvp(code, acting, *rows)
+                parts.append(jax.device_get(product)[: last - first])
+        return channels_first(np.concatenate(parts), shape)
+
     def params(self) -> Params:
         """See :meth:`AbstractSession.params`."""
         return self._named(self._state.theta)

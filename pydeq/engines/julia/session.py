@@ -203,6 +203,12 @@ class JuliaSession(AbstractSession):
         self._call("write_trajectory_b", self._array(x), states)
         return states
 
+    def jvp(self, x: np.ndarray, state: np.ndarray, tangent: np.ndarray) -> np.ndarray:
+        """See :meth:`AbstractSession.jvp`."""
+        product = self._empty(*state.shape)
+        self._call("write_jvp_b", *map(self._array, (x, state, tangent)), product)
+        return product
+
     def _like_params(self) -> Params:
         return {name: self._empty(*shape) for name, shape in self._shapes.items()}
 
@@ -236,6 +242,7 @@ _DOING = {
     "write_equilibrium_b": "The search for equilibria",
     "write_gradient_b": "The gradient",
     "write_trajectory_b": "The trajectory",
+    "write_jvp_b": "The cell's derivative",
     "write_params_b": "Reading the weights",
     "write_moments_b": "Reading the optimiser's state",
 }
