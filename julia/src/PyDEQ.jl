@@ -15,7 +15,7 @@ module PyDEQ
 
 using ChainRulesCore: ChainRulesCore, AbstractZero, HasReverseMode, NoTangent, RuleConfig,
     rrule_via_ad, unthunk, @ignore_derivatives
-using LinearAlgebra: I, dot, mul!, norm, rmul!
+using LinearAlgebra: BLAS, I, dot, mul!, norm, rmul!
 using LuxCore: LuxCore, AbstractLuxContainerLayer, AbstractLuxLayer, AbstractLuxWrapperLayer
 using NNlib: relu, sigmoid, sigmoid_fast, tanh_fast
 using Optimisers: Optimisers, Adam
@@ -50,6 +50,7 @@ include("batched.jl")
 include("layer.jl")
 include("cells.jl")
 include("device.jl")
+include("threads.jl")
 include("session.jl")
 include("training.jl")
 include("penalties.jl")

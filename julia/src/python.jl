@@ -134,14 +134,19 @@ function write_step!(session::Session, indices, probe, depth::Int, report::Vecto
     return nothing
 end
 
-"""Write what [`equilibrium`](@ref) returns of each sample by itself."""
-function write_equilibrium!(session::Session, x, state, output, residual, n_evals, converged)
-    found = equilibrium(session, x; each = true)
-    copyto!(state, found.state)
-    copyto!(output, found.output)
-    copyto!(residual, found.residual)
-    copyto!(n_evals, found.n_evals)
-    copyto!(converged, found.converged)
+"""
+Write what [`equilibrium`](@ref) returns of each sample by itself. The samples are divided among Julia's
+threads.
+"""
+function write_equilibrium!(session::Session{T}, x, state, output, residuals, n_evals, converged) where {T}
+    inputs, acting = to_device(session.device, convert(Array{T}, x)), acting_parts(session)
+    by_parts(parts_of(size(inputs, 2), session.pool), session.pools) do part, pool
+        outcome, values = outcome_of(session, acting, part_of(inputs, part, rewind!(pool)), true, pool)
+        state[:, part] = convert(Array, outcome.u)
+        output[:, part] = convert(Array, values)
+        residuals[part] = residual(outcome)
+        n_evals[part], converged[part] = outcome.n_evals, outcome.converged
+    end
     return nothing
 end
 

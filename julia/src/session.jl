@@ -50,6 +50,7 @@ mutable struct Session{T <: AbstractFloat, V <: AbstractVector{T}, P <: Abstract
     count::Int           # optimiser steps taken
     data::Any            # (x, target) on the device and weight on the host, or nothing
     const pool::P        # of the arrays that a batch works in
+    const pools::Vector{P}  # the same of predictions, one for each thread
 end
 
 function Session(
@@ -61,7 +62,7 @@ function Session(
     optimizer = Optimisers.setup(Adam(training.learning_rate, BETAS, 1.0e-8), theta)
     return Session(
         model, solver, training, device, weight_mask(model, theta), theta, optimizer, 0, nothing,
-        pool_like(theta),
+        pool_like(theta), pools_for(model, theta),
     )
 end
 
@@ -145,16 +146,25 @@ their steps, so that an answer depends, within the tolerances, on its batch; wit
 is integrated by itself.
 """
 function equilibrium(session::Session{T}, x; each::Bool = false) where {T}
-    (; model, solver, theta) = session
-    encoder, cell, decoder, init = parts(model, theta)
-    h = model.encoder(encoder, to_device(session.device, convert(Array{T}, x)))
-    flat = acting_cell(model, cell)
-    pool = rewind!(session.pool)
-    outcome = find_states(model, solver, flat, h, start_of(model, flat, init, h), each, pool)
+    x = to_device(session.device, convert(Array{T}, x))
+    outcome, output = outcome_of(session, acting_parts(session), x, each, rewind!(session.pool))
     return (
-        state = Array(outcome.u), output = Array(model.decoder(decoder, outcome.u)),
-        residual = residual(outcome), outcome.n_evals, outcome.converged,
+        state = Array(outcome.u), output = Array(output), residual = residual(outcome),
+        outcome.n_evals, outcome.converged,
     )
+end
+
+"""The parameters of encoder, cell, decoder and first guess, those of the cell as they act."""
+function acting_parts((; model, theta)::Session)
+    encoder, cell, decoder, init = parts(model, theta)
+    return encoder, acting_cell(model, cell), decoder, init
+end
+
+"""Return the outcome and the raw outputs of the samples `x`, both in arrays of the pool's or new ones."""
+function outcome_of((; model, solver)::Session, (encoder, cell, decoder, init), x, each, pool)
+    h = model.encoder(encoder, x)
+    outcome = find_states(model, solver, cell, h, start_of(model, cell, init, h), each, pool)
+    return outcome, model.decoder(decoder, outcome.u)
 end
 
 function find_states(model::Model, solver::Solver, flat, h, u0, each, pool = nothing)

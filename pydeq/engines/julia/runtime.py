@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import logging
 import os
-import signal
 import sys
 import threading
 import warnings
@@ -26,6 +25,7 @@ from pydeq.engines.julia.environment import (
     packages_shown,
 )
 from pydeq.engines.julia.probe import find_library
+from pydeq.engines.julia.threads import Signals, thread_options
 from pydeq.errors import EngineError, EngineUnavailableError
 
 __all__ = [
@@ -79,6 +79,8 @@ class Julia:
         Returns Julia's version as a text.
     describe : callable
         Returns the type, the message and the trace of a Julia exception and its backtrace.
+    n_threads : int
+        How many threads Julia has.
     """
 
     pydeq: Any
@@ -88,6 +90,7 @@ class Julia:
     load: Callable[..., Any]
     version: Callable[..., Any]
     describe: Callable[..., Any]
+    n_threads: int = 1
 
 
 class Process:
@@ -96,6 +99,7 @@ class Process:
     julia: Julia | None = None
     failure: EngineUnavailableError | None = None
     is_fork: bool = False
+    signals = Signals()
     lock = threading.RLock()
 
 
@@ -169,6 +173,7 @@ def calling(what: str) -> Iterator[None]:
         What is being done, in words, for the message.
     """
     _refuse_fork_and_thread()
+    Process.signals.hold()
     # Not imported: `start` did so, or there is nothing to be translated.
     thrown = sys.modules["juliacall"].JuliaError if "juliacall" in sys.modules else ()
     try:
@@ -228,7 +233,6 @@ def _start(environment: JuliaEnvironment) -> Julia:
         ) from error
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=become_fork)
-    _return_interrupts(juliacall)
     return _load(juliacall)
 
 
@@ -258,19 +262,17 @@ def import_juliacall(environment: JuliaEnvironment) -> Any:
         "PYTHON_JULIACALL_LIB": environment.libjulia,
         "PYTHON_JULIACALL_BINDIR": environment.bindir,
         "PYTHON_JULIACALL_SYSIMAGE": environment.image,
+        **thread_options(),
     }
-    if julia_option("handle_signals") is None and _has_threads():
-        # Several threads stop each other by a SIGSEGV that Julia has to handle.
-        settings["PYTHON_JULIACALL_HANDLE_SIGNALS"] = "yes"
-    with _environment_variables(settings), _blocking_streams(), warnings.catch_warnings():
+    with (
+        _environment_variables(settings),
+        _blocking_streams(),
+        Process.signals.shared(),
+        warnings.catch_warnings(),
+    ):
         warnings.filterwarnings("ignore", "torch was imported before juliacall")
         import juliacall
     return juliacall
-
-
-def _has_threads() -> bool:
-    threads = julia_option("threads") or os.environ.get("JULIA_NUM_THREADS", "1")
-    return threads not in ("1", "1,0")
 
 
 @contextlib.contextmanager
@@ -302,19 +304,6 @@ def _blocking_streams() -> Iterator[None]:
     finally:
         for stream, blocking in streams:
             os.set_blocking(stream, blocking)
-
-
-def _return_interrupts(juliacall: Any) -> None:
-    """Give Ctrl-C back to Python, which hears it between two calls of Julia.
-
-    A Julia that handles signals blocks SIGINT in all threads and waits for it in one of its own.
-    """
-    if juliacall.CONFIG.get("opt_handle_signals") != "yes" or sys.platform == "win32":
-        return
-    handler = signal.getsignal(signal.SIGINT)
-    if handler is not None:
-        signal.signal(signal.SIGINT, handler)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def become_fork() -> None:
@@ -366,6 +355,7 @@ function (names...)
     return missing_ones
 end
 """,
+    "n_threads": "Threads.nthreads()",
     "version": "() -> string(VERSION)",
     "describe": """
 function (exception, backtrace)

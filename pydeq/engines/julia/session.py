@@ -33,7 +33,7 @@ from pydeq.model import (
 __all__ = ["JuliaSession"]
 
 CHUNK = 1024
-"""Most samples that `equilibrium` solves at once."""
+"""Most samples of a thread that `equilibrium` solves in one call: Ctrl-C is heard between two."""
 
 
 @final
@@ -179,8 +179,9 @@ class JuliaSession(AbstractSession):
             np.empty(n, bool),
         )
         arrays = (found.state, found.output, found.residual, found.n_evals, found.converged)
-        for start in range(0, n, CHUNK):
-            rows = slice(start, start + CHUNK)
+        step = CHUNK * self._julia.n_threads
+        for start in range(0, n, step):
+            rows = slice(start, start + step)
             # Each sample by itself: no answer depends on what else is asked for.
             parts = [array[rows] for array in arrays]
             self._call("write_equilibrium_b", self._array(x[rows]), *parts)
