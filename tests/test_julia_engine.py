@@ -138,9 +138,9 @@ LONG = """
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends itself a POSIX signal")
-@pytest.mark.parametrize("handles_signals", ["yes", "no"])
-def test_ctrl_c_is_heard_between_batches(monkeypatch, handles_signals):
-    monkeypatch.setenv("PYTHON_JULIACALL_HANDLE_SIGNALS", handles_signals)
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_ctrl_c_is_heard_between_batches(monkeypatch, n_threads):
+    monkeypatch.setenv("PYTHON_JULIACALL_THREADS", str(n_threads))
     code = f"""
     import signal
     signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is ignored

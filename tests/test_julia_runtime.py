@@ -139,25 +139,6 @@ def test_juliacall_is_told_where_julia_is_and_nothing_stays_set(machine, monkeyp
     assert dict(os.environ) == before
 
 
-@pytest.mark.parametrize(
-    ("settings", "expected"),
-    [
-        ({}, None),
-        ({"JULIA_NUM_THREADS": "4"}, "yes"),
-        ({"PYTHON_JULIACALL_THREADS": "auto"}, "yes"),
-        ({"JULIA_NUM_THREADS": "4", "PYTHON_JULIACALL_THREADS": "1"}, None),
-        ({"JULIA_NUM_THREADS": "4", "PYTHON_JULIACALL_HANDLE_SIGNALS": "no"}, "no"),
-    ],
-)
-def test_threads_need_julias_signal_handling(machine, monkeypatch, settings, expected):
-    monkeypatch.setenv("JULIA_CONDAPKG_BACKEND", "System")
-    for name, value in settings.items():
-        monkeypatch.setenv(name, value)
-    env = import_fake(machine, monkeypatch, environment.JuliaEnvironment("j", "p", ""))
-    assert env.get("PYTHON_JULIACALL_HANDLE_SIGNALS") == expected
-    assert env["JULIA_CONDAPKG_BACKEND"] == "System"
-
-
 # --- forks ---
 
 

@@ -57,6 +57,7 @@ function fit_and_predict(session::Session{T}, n_features = 3; call = directly) w
     call(restore!, session, saved)
     state, output = Matrix{T}(undef, session.model.width, n), Matrix{T}(undef, 2, n)
     call(write_equilibrium!, session, x, state, output, zeros(T, n), zeros(Int, n), fill(false, n))
+    predict_by_threads(session, n_features)
     call(write_params!, session, arrays)
     call(write_moments!, session, arrays, arrays)
     for array in (x, target, state, zeros(T, 2))
@@ -64,6 +65,17 @@ function fit_and_predict(session::Session{T}, n_features = 3; call = directly) w
         GC.@preserve array call(array_at, kind, Int(pointer(array)), size(array)...)
     end
     return session
+end
+
+"""Predict as two threads do, though there is one."""
+function predict_by_threads(session::Session{T}, n_features) where {T}
+    n = PART + 1
+    empty(rows...) = Array{T}(undef, rows..., n)
+    push!(session.pools, Pool())
+    write_equilibrium!(
+        session, zeros(T, n_features, n), empty(session.model.width), empty(2), empty(), zeros(Int, n), fill(false, n),
+    )
+    return nothing
 end
 
 @setup_workload begin

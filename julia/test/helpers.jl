@@ -1,7 +1,7 @@
 # Builders and comparisons that the tests share.
 
 using DiffEqFlux: DiffEqFlux
-using LinearAlgebra: I, dot, norm, opnorm
+using LinearAlgebra: BLAS, I, dot, norm, opnorm
 using Lux: Lux
 using OrdinaryDiffEqAdamsBashforthMoulton: OrdinaryDiffEqAdamsBashforthMoulton
 using OrdinaryDiffEqLowOrderRK: OrdinaryDiffEqLowOrderRK

@@ -17,7 +17,7 @@ import joblib
 
 from pydeq.engines.julia.environment import julia_option
 
-__all__ = ["Signals", "thread_options"]
+__all__ = ["Signals", "libc", "thread_options"]
 
 MOST_THREADS = 16
 """Most threads that Julia is started with unasked: each has arrays of its own."""
@@ -60,9 +60,7 @@ class Signals:
         What is done at the signals that are Julia's, as the C library keeps it.
     """
 
-    NEEDED = tuple(
-        getattr(signal, name) for name in ("SIGSEGV", "SIGBUS") if hasattr(signal, name)
-    )
+    NEEDED = tuple(getattr(signal, name) for name in ("SIGSEGV", "SIGBUS") if hasattr(signal, name))
 
     def __init__(self) -> None:
         self.julias: dict[int, ctypes.Array] = {}
@@ -82,7 +80,7 @@ class Signals:
         finally:
             self.julias = {number: _action(number) for number in self.NEEDED}
             for number, action in actions.items():
-                _libc().sigaction(number, action, None)
+                libc().sigaction(number, action, None)
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             if is_running:  # since before pydeq was asked
                 _return_interrupts()
@@ -94,7 +92,7 @@ class Signals:
         collector stops a thread.
         """
         for number, action in self.julias.items():
-            _libc().sigaction(number, action, None)
+            libc().sigaction(number, action, None)
 
 
 def _return_interrupts() -> None:
@@ -107,12 +105,13 @@ def _return_interrupts() -> None:
 
 
 @functools.cache
-def _libc() -> ctypes.CDLL:
+def libc() -> ctypes.CDLL:
+    """Return the C library of this process."""
     return ctypes.CDLL(None)
 
 
 def _action(number: int) -> ctypes.Array:
     """Return what is done at a signal: a ``struct sigaction``, of 152 bytes at most."""
     action = ctypes.create_string_buffer(512)
-    _libc().sigaction(number, None, action)
+    libc().sigaction(number, None, action)
     return action

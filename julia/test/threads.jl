@@ -1,0 +1,50 @@
+"""What Python gets of the samples, with so many threads at work."""
+function predicted(session, s, x::Matrix{T}, n_threads) where {T}
+    empty!(session.pools)
+    append!(session.pools, [PyDEQ.Pool() for _ in 1:n_threads])
+    n = size(x, 2)
+    found = (zeros(T, width(s), n), zeros(T, s.n_outputs, n), zeros(T, n), zeros(Int, n), fill(false, n))
+    PyDEQ.write_equilibrium!(session, x, found...)
+    return found
+end
+
+@testset "threads give the same bits ($solver, $stability, horizon $horizon)" for
+    (solver, stability, horizon) in [
+        ("tsit5", "none", nothing), ("anderson", "contractive", nothing), ("broyden", "none", nothing),
+        ("newton", "none", nothing), ("peaceman_rachford", "monotone", nothing),
+        ("bs3", "none", nothing), ("tsit5", "none", 1.5),
+    ]
+
+    hidden_layer_sizes = stability == "monotone" ? Int[] : [7]
+    loose = (abstol = 1.0e-4, reltol = 1.0e-4, ode_abstol = 1.0e-6, ode_reltol = 1.0e-3)
+    s = settings(; solver, stability, horizon, hidden_layer_sizes, loose...)
+    session = open_with(s, random_arrays(s))
+    x, _, _ = random_batch(s; n = 2PyDEQ.PART + 3)
+    alone, by_threads = predicted(session, s, x, 1), predicted(session, s, x, 3)
+    @test alone == by_threads
+    whole = equilibrium(session, x; each = true)
+    @test alone[1] ≈ whole.state rtol = 1.0e-9
+    @test alone[2] ≈ whole.output rtol = 1.0e-9
+    @test alone[5] == whole.converged && all(whole.converged)
+end
+
+@testset "an error of a thread is thrown where it was asked" begin
+    s = settings()
+    session = open_with(s, random_arrays(s))
+    x = zeros(s.n_features + 1, 3PyDEQ.PART)
+    error = @test_throws CapturedException predicted(session, s, x, 2)
+    @test startswith(sprint(showerror, error.value), "DimensionMismatch")
+    x, _, _ = random_batch(s; n = 3PyDEQ.PART)
+    @test all(last(predicted(session, s, x, 2)))  # and the session goes on
+end
+
+@testset "BLAS gets its threads back" begin
+    s = settings()
+    session = open_with(s, random_arrays(s))
+    x, _, _ = random_batch(s; n = 2PyDEQ.PART)
+    n_before = BLAS.get_num_threads()
+    BLAS.set_num_threads(2)
+    predicted(session, s, x, 2)
+    @test BLAS.get_num_threads() == 2
+    BLAS.set_num_threads(n_before)
+end
