@@ -29,79 +29,146 @@ end
 parameter_names(network::LayeredNetwork, _) =
     reduce(vcat, parameter_names.(network.layers); init = String[])
 
-"""The layers with their parameters as they act, for arrays on the host."""
-struct ActingLayers{T <: AbstractFloat}
+"""
+    ActingLayers(network, flat, pool = nothing)
+
+The layers with their parameters as they act, for arrays on the host. What they make is of the
+[`Pool`](@ref), or of one of their own.
+"""
+struct ActingLayers{T <: AbstractFloat, P <: AbstractPool}
     network::LayeredNetwork
-    arrays::Vector{Any}
-    factor::T  # of the own layers of layers
+    arrays::Vector{Any}      # all parameters, kernels as `inner_kernel` has them
+    parameters::Vector{Any}  # those of each layer
+    factor::T                # of the own layers of layers
+    pool::P
 end
 
-function ActingLayers(network::LayeredNetwork, flat::AbstractVector{T}) where {T}
+function ActingLayers(network::LayeredNetwork, flat::AbstractVector{T}, pool = nothing) where {T}
     n = network.n_parameters
-    arrays = Any[Array{T}(array) for array in cut(view(flat, 1:n), network.shapes)]
-    return ActingLayers{T}(network, arrays, length(flat) > n ? last(flat) : one(T))
+    arrays = Any[inner_kernel(array) for array in cut(view(flat, 1:n), network.shapes)]
+    factor = length(flat) > n ? last(flat) : one(T)
+    parameters = Vector{Any}(each_with_parameters(network.layers, arrays))
+    return ActingLayers(network, arrays, parameters, factor, something(pool, Pool()))
 end
 
-with_parameters(acting::ActingLayers) =
-    collect(zip(acting.network.layers, each_with_parameters(acting.network.layers, acting.arrays)))
-
-as_columns(a::Array) = reshape(a, :, n_samples(a))
-
 """
-Return the value at the columns `v`, as columns, and each layer's memory for the way back. What is to be
-added to the first layer's value, if anything, is `h`.
+Return what the layers make of `a`, and each layer's memory for the way back. What is to be added to the
+first layer's value, if anything, is `h`. All are in the order of layers.
 """
-function forward_columns(acting::ActingLayers, v::AbstractMatrix, h = nothing)
-    a, memories = reshape(convert(Array, v), acting.network.given..., :), Any[]
-    for (layer, ps) in with_parameters(acting)
-        a, memory = forward(layer, ps, a)
+function forward(acting::ActingLayers, a, h = nothing)
+    (; pool) = acting
+    memories = Any[]
+    for (layer, ps) in zip(acting.network.layers, acting.parameters)
+        a, memory = forward(layer, pool, ps, a)
         push!(memories, memory)
-        layer isa NestedLayer && (a = a .* acting.factor)
-        h !== nothing && length(memories) == 1 && (a = a .+ reshape(h, size(a)))
+        layer isa NestedLayer && (a = scaled(acting, a))
+        h !== nothing && length(memories) == 1 && (a = elementwise(+, pool, a, h))
     end
-    return as_columns(a), memories
+    return a, memories
 end
 
-"""The columns that go into the cell's first layer, and those that are added to its value."""
-cell_input(cell::ActingLayers, u, h) = cell.network.is_monotone ? (u, h) : (u .+ h, nothing)
+function scaled((; factor, pool)::ActingLayers, a)
+    return factor == 1 ? a : elementwise(entry -> factor * entry, pool, a)
+end
 
-"""Return ``(\\partial value / \\partial v)^T`` times the columns `row`."""
-function pull_columns(acting::ActingLayers, memories, row::AbstractMatrix)
-    row = reshape(convert(Array, row), acting.network.gives..., :)
-    for ((layer, ps), memory) in Iterators.reverse(zip(with_parameters(acting), memories))
-        layer isa NestedLayer && (row = row .* acting.factor)
-        row = pull(layer, ps, memory, row)
+"""Samples that are columns, in the order of layers; nothing stays that."""
+given_samples(acting::ActingLayers, v) = inner_order(acting.pool, v, acting.network.given)
+given_samples(::ActingLayers, ::Nothing) = nothing
+gradient_samples(acting::ActingLayers, row) = inner_order(acting.pool, row, acting.network.gives)
+
+"""Samples `a` of the shape `given` or `gives`, as columns in an array of the pool's."""
+function as_columns(acting::ActingLayers, a, shape::Dims)
+    return outer_order!(acting.pool, borrow(acting.pool, eltype(a), prod(shape), n_samples(a)), a, shape)
+end
+
+"""
+What goes into the cell's first layer, and what is added to its value, as columns in arrays of the pool's;
+without `h` the columns are what goes in.
+"""
+cell_input(::ActingLayers, v, ::Nothing) = v, nothing
+function cell_input(cell::ActingLayers, u, h)
+    v = borrow_samples(cell.pool, eltype(u), size(u)...)
+    cell.network.is_monotone && return copyto!(v, u), copyto!(borrow_samples(cell.pool, eltype(h), size(h)...), h)
+    v .= u .+ h
+    return v, nothing
+end
+
+"""
+    forward_cell(acting, u, h) -> (value, memories)
+
+Return f(u, h) in the order of layers, and each layer's memory.
+"""
+function forward_cell(acting::ActingLayers, u, h)
+    v, h = cell_input(acting, u, h)
+    return forward(acting, given_samples(acting, v), given_samples(acting, h))
+end
+
+"""So many samples at a time are evaluated: what layers make of them stays in the CPU's caches."""
+const BLOCK = 16
+
+"""
+    write_value!(out, acting, u, h = nothing)
+
+Write the value at `u`, of a cell f(u, h), to `out`; all are columns.
+"""
+function write_value!(out, acting::ActingLayers, u, h = nothing)
+    for first_of in 1:BLOCK:size(u, 2)
+        block = first_of:min(first_of + BLOCK - 1, size(u, 2))
+        meanwhile(acting.pool) do
+            value, _ = forward_cell(acting, view(u, :, block), h === nothing ? nothing : view(h, :, block))
+            outer_order!(acting.pool, view(out, :, block), value, acting.network.gives)
+        end
     end
-    return as_columns(row)
+    return out
+end
+
+"""Return ``(\\partial value / \\partial v)^T`` times the `row`; both are in the order of layers."""
+function pull(acting::ActingLayers, memories, row)
+    for (i, layer) in Iterators.reverse(enumerate(acting.network.layers))
+        layer isa NestedLayer && (row = scaled(acting, row))
+        row = pull(layer, acting.pool, acting.parameters[i], memories[i], row)
+    end
+    return row
+end
+
+"""Write the same of columns to the columns `out`."""
+function write_pulled!(out, acting::ActingLayers, memories, row::AbstractMatrix)
+    meanwhile(acting.pool) do
+        outer_order!(acting.pool, out, pull(acting, memories, gradient_samples(acting, row)), acting.network.given)
+    end
+    return out
 end
 
 """
     pull_gradients(acting, memories, row, wants_row) -> (flat, row)
 
 Return the gradient in the flat parameters as they act and, where it is wanted, what
-[`pull_columns`](@ref) returns.
+[`write_pulled!`](@ref) writes.
 """
-function pull_gradients(acting::ActingLayers{T}, memories, row::AbstractMatrix{S}, wants_row) where {T, S}
-    row = reshape(convert(Array, row), acting.network.gives..., :)
+function pull_gradients(acting::ActingLayers, memories, row::AbstractMatrix{S}, wants_row) where {S}
+    (; network, pool, parameters) = acting
+    row = gradient_samples(acting, row)
     found, to_factor = Any[], zero(S)
-    for (i, ((layer, ps), memory)) in Iterators.reverse(enumerate(zip(with_parameters(acting), memories)))
+    for (i, layer) in Iterators.reverse(enumerate(network.layers))
         if layer isa NestedLayer
-            to_factor += sum(row .* only(last(memory)))
-            row = row .* acting.factor
+            to_factor += sum(elementwise(*, pool, row, only(last(memories[i]))))
+            row = scaled(acting, row)
         end
         if i == 1 && !wants_row
-            prepend!(found, gradients(layer, ps, memory, row))
+            prepend!(found, gradients(layer, pool, parameters[i], memories[i], row))
         else
-            row, own = pull_with_gradients(layer, ps, memory, row)
+            row, own = pull_with_gradients(layer, pool, parameters[i], memories[i], row)
             prepend!(found, own)
         end
     end
-    return glue(push!(found, S[to_factor])), as_columns(row)
+    flat = glue(push!(Any[outer_kernel(gradient) for gradient in found], S[to_factor]))
+    return flat, wants_row ? as_columns(acting, row, network.given) : nothing
 end
 
 """The value (n_out, n) at `v` (n_in, n), with the parameters `flat`."""
 function (network::LayeredNetwork)(flat::AbstractVector, v::AbstractMatrix)
-    return isempty(network.layers) ? v : first(forward_columns(ActingLayers(network, flat), v))
+    isempty(network.layers) && return v
+    return write_value!(similar(v, prod(network.gives), size(v, 2)), ActingLayers(network, flat), v)
 end
 
 function (cell::LayeredNetwork)(flat::AbstractVector, u::AbstractMatrix, h::AbstractMatrix)
@@ -121,10 +188,11 @@ function ChainRulesCore.rrule(::typeof(encode), encoder::LayeredNetwork, flat::A
 end
 
 """The value, and a function of its cotangent that returns those of `flat` and, if wanted, of `v`."""
-function value_and_pull(network::LayeredNetwork, flat, v)
+function value_and_pull(network::LayeredNetwork, flat, v, pool = nothing)
     isempty(network.layers) && return v, (row, _) -> (zero(flat), row)
-    acting = ActingLayers(network, flat)
-    value, memories = forward_columns(acting, v)
+    acting = ActingLayers(network, flat, pool)
+    value, memories = forward_cell(acting, v, nothing)
+    value = as_columns(acting, value, network.gives)
     function back(row, wants_row)
         gradient, to_v = pull_gradients(acting, memories, row, wants_row)
         return gradient[1:length(flat)], to_v
@@ -133,7 +201,7 @@ function value_and_pull(network::LayeredNetwork, flat, v)
 end
 
 function with_way_back(network::LayeredNetwork, flat, v, pool)
-    value, pull = value_and_pull(network, flat, v)
+    value, pull = value_and_pull(network, flat, v, pool)
     function back!(gradient, row, wants_row)
         found, to_v = pull(row, wants_row)
         copyto!(gradient, found)
@@ -142,10 +210,9 @@ function with_way_back(network::LayeredNetwork, flat, v, pool)
     return value, back!
 end
 
-on_host(network::LayeredNetwork, flat, h, pool = nothing) = ActingLayers(network, flat)
+on_host(network::LayeredNetwork, flat, h, pool = nothing) = ActingLayers(network, flat, pool)
 
-evaluate!(out, cell::ActingLayers, u, h) =
-    copyto!(out, first(forward_columns(cell, cell_input(cell, u, h)...)))
+evaluate!(out, cell::ActingLayers, u, h) = write_value!(out, cell, u, h)
 
 """How far from the real axis a derivative is carried: its square is nothing beside 1."""
 tiny_step(::Type{Float64}) = 1.0e-30
@@ -156,16 +223,17 @@ tiny_step(::Type{Float32}) = 1.0f-10
 
 df/du at the k samples of `u`: see [`apply!`](@ref).
 """
-mutable struct LayeredJacobian{T} <: AbstractJacobian{T}
-    const cell::ActingLayers{T}
-    v::Matrix{T}  # what goes into the first layer
-    h::Union{Matrix{T}, Nothing}  # what is added to its value
+mutable struct LayeredJacobian{T, C <: ActingLayers{T}} <: AbstractJacobian{T}
+    const cell::C
+    v::AbstractMatrix{T}  # what goes into the first layer
+    h::Union{AbstractMatrix{T}, Nothing}  # what is added to its value
     memories::Vector{Any}
 end
 
 function LayeredJacobian(cell::ActingLayers{T}, u, h) where {T}
-    v, h = cell_input(cell, Matrix{T}(u), Matrix{T}(h))
-    return LayeredJacobian{T}(cell, v, h, last(forward_columns(cell, v, h)))
+    v, h = cell_input(cell, u, h)
+    _, memories = forward(cell, given_samples(cell, v), given_samples(cell, h))
+    return LayeredJacobian(cell, v, h, memories)
 end
 
 linearize(cell::ActingLayers, u, h, pool = nothing) = LayeredJacobian(cell, u, h)
@@ -173,9 +241,12 @@ linearize(cell::ActingLayers, u, h, pool = nothing) = LayeredJacobian(cell, u, h
 function apply!(out, jacobian::LayeredJacobian{T}, v, transposed::Bool) where {T}
     (; cell) = jacobian
     keep!(jacobian, size(v, 2))
-    transposed && return copyto!(out, pull_columns(cell, jacobian.memories, v))
-    value, _ = forward_columns(cell, complex.(jacobian.v, tiny_step(T) .* v), jacobian.h)
-    out .= imag.(value) ./ tiny_step(T)
+    transposed && return write_pulled!(out, cell, jacobian.memories, v)
+    meanwhile(cell.pool) do
+        along = given_samples(cell, complex.(jacobian.v, tiny_step(T) .* v))
+        value, _ = forward(cell, along, given_samples(cell, jacobian.h))
+        outer_order!(cell.pool, out, imag.(value) ./ tiny_step(T), cell.network.gives)
+    end
     return out
 end
 
@@ -195,14 +266,20 @@ function keep!(jacobian::LayeredJacobian, k::Int)
 end
 
 first_samples(memories::Vector{Any}, k) = Any[first_samples(memory, k) for memory in memories]
-first_samples(a::Array, k) = copy(selectdim(a, ndims(a), 1:k))
+function first_samples(a::AbstractArray, k)
+    shape = size(a)[1:(end - 1)]
+    return reshape(view(vec(a), 1:(prod(shape) * k)), shape..., k)
+end
 
 move_column!(memories::Vector{Any}, from::Int, to::Int) =
     foreach(memory -> move_column!(memory, from, to), memories)
 
-function move_column!(a::Array, from::Int, to::Int)
+function move_column!(a::AbstractArray, from::Int, to::Int)
     n = length(a) ÷ n_samples(a)
-    copyto!(a, (to - 1) * n + 1, a, (from - 1) * n + 1, n)
+    to_place, from_place = (to - 1) * n, (from - 1) * n
+    @inbounds @simd ivdep for i in 1:n  # (of such arrays copyto! makes a copy of the whole first)
+        a[to_place + i] = a[from_place + i]
+    end
     return nothing
 end
 
@@ -212,15 +289,15 @@ gradient along a direction: as second derivatives commute, that of ``p^T J(v) s`
 """
 function estimate_with_way_back(acting::ActingLayers{T}, u, h, probe) where {T}
     v = u .+ h
-    _, memories = forward_columns(acting, v)
+    _, memories = forward_cell(acting, v, nothing)
     rows, step = probe .+ zero(v), tiny_step(T)
-    row = pull_columns(acting, memories, rows)
+    row = write_pulled!(similar(v), acting, memories, rows)
     function back(cotangent)
         direction = 2 .* cotangent .* row
         # A direction of size 1 keeps clear of what is too small for a number.
         size_of = maximum(abs, direction)
         size_of > 0 || return zeros(T, acting.network.n_parameters + 1), zero(v)
-        _, memories = forward_columns(acting, complex.(v, (step / size_of) .* direction))
+        _, memories = forward_cell(acting, complex.(v, (step / size_of) .* direction), nothing)
         gradient, to_v = pull_gradients(acting, memories, complex.(rows), true)
         along(a) = (size_of / step) .* imag.(a)
         return along(gradient), along(to_v)
@@ -237,7 +314,7 @@ function ChainRulesCore.rrule(::typeof(jacobian_estimate), cell::LayeredNetwork,
 end
 
 function pull_at!(to_flat, cell::ActingLayers, h, u, row, pool)
-    _, memories = forward_columns(cell, cell_input(cell, u, h)...)
+    _, memories = forward_cell(cell, u, h)
     gradient, to_u = pull_gradients(cell, memories, row, true)
     to_flat .+= view(gradient, eachindex(to_flat))
     return to_u, cell.network.is_monotone ? after_first(cell, memories, row) : to_u
@@ -245,10 +322,10 @@ end
 
 function acting(network::LayeredNetwork, model::Model, flat, h, pool)
     n = network.n_parameters
-    network.is_monotone && return acting_monotone(network, model, flat)
-    model.stability === :contractive || return ActingLayers(network, flat), n, (to_own, to_flat) -> nothing
+    network.is_monotone && return acting_monotone(network, flat, pool)
+    model.stability === :contractive || return ActingLayers(network, flat, pool), n, (to_own, to_flat) -> nothing
     acts, back = contract_with_way_back(network, model.contraction, flat)
-    return ActingLayers(network, acts), n + 1, (to_own, to_flat) -> copyto!(to_own, back(to_flat))
+    return ActingLayers(network, acts, pool), n + 1, (to_own, to_flat) -> copyto!(to_own, back(to_flat))
 end
 
 """
@@ -285,7 +362,7 @@ end
 
 function contract_with_way_back(cell::LayeredNetwork, contraction, flat::AbstractVector)
     n = cell.n_parameters
-    arrays = ActingLayers(cell, flat).arrays
+    arrays = Any[copy(array) for array in cut(flat, cell.shapes)]
     scaled, factor, back = contract_layers(cell.layers, arrays, contraction)
     acting = glue([scaled; [[factor]]])
     return acting, row -> glue(back(cut(row[1:n], cell.shapes), row[n + 1]))

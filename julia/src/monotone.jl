@@ -78,30 +78,31 @@ function decomposed_cell(cell::LayeredNetwork, flat, row)
     return glue([vec(to_a), vec(to_b), vec(to_bias)])
 end
 
-function acting_monotone(network::LayeredNetwork, model::Model, flat)
+function acting_monotone(network::LayeredNetwork, flat, pool)
     acts = composed_cell(network, flat)
     back!(to_own, to_flat) = copyto!(to_own, decomposed_cell(network, flat, to_flat))
-    return ActingLayers(network, acts), network.n_parameters, back!
+    return ActingLayers(network, acts, pool), network.n_parameters, back!
 end
 
 """What is behind the first layer, pulled back to it."""
 function after_first(cell::ActingLayers, memories, row)
-    row = reshape(row, cell.network.gives..., :)
-    return as_columns(pull(last(cell.network.layers), (), last(memories), row))
+    row = pull(last(cell.network.layers), cell.pool, (), last(memories), gradient_samples(cell, row))
+    return as_columns(cell, row, cell.network.gives)
 end
 
 """The cell's value, for Zygote."""
 function monotone_value(cell::LayeredNetwork, flat, u, h)
-    return first(forward_columns(ActingLayers(cell, flat), u, h))
+    return write_value!(similar(u), ActingLayers(cell, flat), u, h)
 end
 
 function ChainRulesCore.rrule(::typeof(monotone_value), cell::LayeredNetwork, flat, u, h)
     acting = ActingLayers(cell, flat)
-    value, memories = forward_columns(acting, u, h)
+    value, memories = forward_cell(acting, u, h)
+    value = as_columns(acting, value, cell.gives)
     function value_pullback(cotangent)
         row = unthunk(cotangent)
         gradient, to_u = pull_gradients(acting, memories, row, true)
-        to_h = after_first(acting, memories, convert(Array, row))
+        to_h = after_first(acting, memories, row)
         return NoTangent(), NoTangent(), gradient[1:length(flat)], to_u, to_h
     end
     return value, value_pullback
@@ -110,8 +111,9 @@ end
 """The linear map W / 2."""
 struct HalfConvolution{T} <: AbstractJacobian{T}
     layer::ConvLayer
-    weight::Array{T, 4}
+    ps::Tuple{Array{T, 4}, Vector{T}}
     given::Dims
+    pool::Pool
 end
 
 """
@@ -128,16 +130,19 @@ struct InexactSplitting{T} <: SearchMethod
 end
 
 function InexactSplitting(cell::ActingLayers{T}, u) where {T}
-    layer, weight = first(cell.network.layers), first(cell.arrays)
-    half = HalfConvolution{T}(layer, weight ./ 2, cell.network.given)
+    layer, ps = first(cell.network.layers), (first(cell.arrays) ./ 2, zeros(T, cell.network.given[3]))
+    half = HalfConvolution{T}(layer, ps, cell.network.given, cell.pool)
     return InexactSplitting{T}(half, similar(u), similar(u), zeros(Int, size(u, 2)))
 end
 
 function apply!(out, half::HalfConvolution{T}, v, transposed::Bool) where {T}
-    a = reshape(convert(Array, v), half.given..., :)
-    ps = (half.weight, zeros(T, half.given[3]))
-    made = transposed ? pull(half.layer, ps, nothing, a) : first(forward(half.layer, ps, a))
-    return copyto!(out, as_columns(made))
+    (; layer, ps, given, pool) = half
+    meanwhile(pool) do
+        a = inner_order(pool, v, given)
+        made = transposed ? pull(layer, pool, ps, nothing, a) : first(forward(layer, pool, ps, a))
+        outer_order!(pool, out, made, given)
+    end
+    return out
 end
 
 move!(::HalfConvolution, ::Int, ::Int) = nothing

@@ -15,13 +15,15 @@ than one batch takes, whatever the sizes of the batches.
 mutable struct Pool <: AbstractPool
     const arrays::Vector{Any}
     n_lent::Int
+    const vectors::Vector{Any}  # for `borrow_samples`
+    n_vectors_lent::Int
 end
 
-Pool() = Pool(Any[], 0)
+Pool() = Pool(Any[], 0, Any[], 0)
 
 """Take back all that was lent: what still uses it must be done."""
 function rewind!(pool::Pool)
-    pool.n_lent = 0
+    pool.n_lent = pool.n_vectors_lent = 0
     return pool
 end
 
@@ -62,6 +64,36 @@ end
 
 borrow(::Nothing, ::Type{T}, dims::Int...) where {T} = Array{T}(undef, dims)
 borrow(pool::DevicePool, ::Type{T}, dims::Int...) where {T} = similar(pool.like, T, dims)
+
+"""
+    borrow_samples(pool, T, dims...)
+
+The same for arrays whose last dimension is other and other, as samples leave a search: what was lent for
+as many serves fewer. On the CPU it is a reshaped view of a vector of the pool's.
+"""
+function borrow_samples(pool::Pool, ::Type{T}, dims::Vararg{Int, N}) where {T, N}
+    (; vectors) = pool
+    at = pool.n_vectors_lent += 1
+    n = prod(dims)
+    at > length(vectors) && push!(vectors, nothing)
+    vector = vectors[at]
+    if !(vector isa Vector{T} && length(vector) >= n)
+        vector = vectors[at] = Vector{T}(undef, n)
+    end
+    return reshape(view(vector::Vector{T}, 1:n), dims)
+end
+
+borrow_samples(pool::DevicePool, ::Type{T}, dims::Int...) where {T} = borrow(pool, T, dims...)
+
+"""Do the `work`; what it borrows is taken back at its end."""
+function meanwhile(work, pool::Pool)
+    lent = pool.n_lent, pool.n_vectors_lent
+    made = work()
+    pool.n_lent, pool.n_vectors_lent = lent
+    return made
+end
+
+meanwhile(work, ::DevicePool) = work()
 
 """An array like `a`, lent."""
 borrow_like(pool, a::AbstractArray{T}) where {T} = borrow(pool, T, size(a)...)

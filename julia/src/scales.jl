@@ -1,14 +1,22 @@
 # Layers at several resolutions: images that stand in one row of values, (size, n).
 
 """The images of these shapes that stand in rows."""
-function apart(images::Vector{Dims}, rows)
+function apart(pool, images::Vector{Dims}, rows)
     ends = cumsum(prod.(images))
     return [
-        reshape(rows[(stop - prod(image) + 1):stop, :], image..., :) for (image, stop) in zip(images, ends)
+        inner_order(pool, rows[(stop - prod(image) + 1):stop, :], image) for (image, stop) in zip(images, ends)
     ]
 end
 
-in_rows(images) = reduce(vcat, [reshape(image, :, n_samples(image)) for image in images])
+function in_rows(pool, images::Vector{Dims}, arrays)
+    rows, at = borrow_samples(pool, eltype(first(arrays)), sum(prod, images), n_samples(first(arrays))), 0
+    for (image, a) in zip(images, arrays)
+        own = borrow_samples(pool, eltype(a), prod(image), n_samples(a))
+        rows[(at + 1):(at + prod(image)), :] = outer_order!(pool, own, a, image)
+        at += prod(image)
+    end
+    return rows
+end
 
 """The parameters of each of the lists of layers."""
 function of_each(lists, ps)
@@ -28,29 +36,36 @@ shapes(layer::BranchesLayer) = reduce(vcat, shapes.(reduce(vcat, layer.branches)
 parameter_names(layer::BranchesLayer) =
     reduce(vcat, parameter_names.(reduce(vcat, layer.branches)); init = String[])
 
-function forward(layer::BranchesLayer, ps, a)
-    given = isempty(layer.given) ? fill(a, length(layer.branches)) : apart(layer.given, a)
+function forward(layer::BranchesLayer, pool, ps, a)
+    given = isempty(layer.given) ? fill(a, length(layer.branches)) : apart(pool, layer.given, a)
     memories, made = Any[], Any[]
     for (own, own_ps, image) in zip(layer.branches, of_each(layer.branches, ps), given)
-        value, memory = forward_all(own, own_ps, image)
+        value, memory = forward_all(own, pool, own_ps, image)
         push!(made, value)
         push!(memories, memory)
     end
-    total = in_rows(made)
+    total = in_rows(pool, layer.gives, made)
     return total, push!(memories, Any[total])  # for the gradient in what it is multiplied by
 end
 
-together_again(layer::BranchesLayer, rows) = isempty(layer.given) ? reduce(+, rows) : in_rows(rows)
+together_again(layer::BranchesLayer, pool, rows) =
+    isempty(layer.given) ? reduce((a, b) -> elementwise(+, pool, a, b), rows) : in_rows(pool, layer.given, rows)
 
-function pull(layer::BranchesLayer, ps, memories, row)
-    each = zip(layer.branches, of_each(layer.branches, ps), memories, apart(layer.gives, row))
-    return together_again(layer, [pull_all(own...) for own in each])
+"""Each branch's layers, parameters, memories and row, for the functions that pull."""
+function each_branch(layer::BranchesLayer, pool, ps, memories, row)
+    rows = apart(pool, layer.gives, row)
+    return [
+        (own, pool, own_ps, memory, own_row) for (own, own_ps, memory, own_row) in
+            zip(layer.branches, of_each(layer.branches, ps), memories, rows)
+    ]
 end
 
-function pull_with_gradients(layer::BranchesLayer, ps, memories, row)
-    each = zip(layer.branches, of_each(layer.branches, ps), memories, apart(layer.gives, row))
-    pulled = [pull_all_with_gradients(own...) for own in each]
-    return together_again(layer, first.(pulled)), reduce(vcat, last.(pulled); init = Any[])
+pull(layer::BranchesLayer, pool, ps, memories, row) =
+    together_again(layer, pool, [pull_all(own...) for own in each_branch(layer, pool, ps, memories, row)])
+
+function pull_with_gradients(layer::BranchesLayer, pool, ps, memories, row)
+    pulled = [pull_all_with_gradients(own...) for own in each_branch(layer, pool, ps, memories, row)]
+    return together_again(layer, pool, first.(pulled)), reduce(vcat, last.(pulled); init = Any[])
 end
 
 """What image `target` gets from image `source`: of a coarser one each pixel `step` times, both ways."""
@@ -76,28 +91,28 @@ is_refined(path::Path) = path.target < path.source
 """Each pixel `step` times in width and height, as far as the image goes."""
 function repeated(a, step, (width, height))
     at(size) = ((1:size) .- 1) .÷ step .+ 1
-    return a[at(width), at(height), :, :]
+    return a[:, at(width), at(height), :]
 end
 
 """The transposed map."""
 function gathered(row, step, (width, height))
-    w, h, channels, n = size(row)
-    whole = zeros(eltype(row), width * step, height * step, channels, n)
-    whole[1:w, 1:h, :, :] = row
-    squares_of = reshape(whole, step, width, step, height, channels, n)
-    return reshape(sum(squares_of; dims = (1, 3)), width, height, channels, n)
+    channels, w, h, n = size(row)
+    whole = fill!(similar(row, channels, width * step, height * step, n), 0)
+    whole[:, 1:w, 1:h, :] = row
+    squares_of = reshape(whole, channels, step, width, step, height, n)
+    return reshape(sum(squares_of; dims = (2, 4)), channels, width, height, n)
 end
 
-function forward(layer::FuseLayer, ps, a)
-    given = apart(layer.images, a)
+function forward(layer::FuseLayer, pool, ps, a)
+    given = apart(pool, layer.images, a)
     total, memories = Any[given...], Any[]
     for (path, own) in zip(layer.paths, each_with_parameters(layers_of(layer), ps))
-        made, memory = forward(path.layer, own, given[path.source])
+        made, memory = forward(path.layer, pool, own, given[path.source])
         push!(memories, memory)
         is_refined(path) && (made = repeated(made, path.step, layer.images[path.target]))
-        total[path.target] = total[path.target] .+ made
+        total[path.target] = elementwise(+, pool, total[path.target], made)
     end
-    all_of = in_rows(total)
+    all_of = in_rows(pool, layer.images, total)
     return all_of, push!(memories, Any[all_of])
 end
 
@@ -107,21 +122,18 @@ function row_of(layer::FuseLayer, path::Path, rows)
     return is_refined(path) ? gathered(row, path.step, layer.images[path.source]) : row
 end
 
-pull(layer::FuseLayer, ps, memories, row) =
-    pull_paths(layer, ps, memories, row, (own...) -> (pull(own...), ()))[1]
+pull(layer::FuseLayer, args...) = pull_paths(layer, (own...) -> (pull(own...), ()), args...)[1]
+pull_with_gradients(layer::FuseLayer, args...) = pull_paths(layer, pull_with_gradients, args...)
 
-pull_with_gradients(layer::FuseLayer, ps, memories, row) =
-    pull_paths(layer, ps, memories, row, pull_with_gradients)
-
-function pull_paths(layer::FuseLayer, ps, memories, row, pull_one)
-    rows = apart(layer.images, row)
+function pull_paths(layer::FuseLayer, pull_one, pool, ps, memories, row)
+    rows = apart(pool, layer.images, row)
     into, found = Any[rows...], Any[]
     for (path, own, memory) in zip(layer.paths, each_with_parameters(layers_of(layer), ps), memories)
-        pulled, gradients_of = pull_one(path.layer, own, memory, row_of(layer, path, rows))
-        into[path.source] = into[path.source] .+ pulled
+        pulled, gradients_of = pull_one(path.layer, pool, own, memory, row_of(layer, path, rows))
+        into[path.source] = elementwise(+, pool, into[path.source], pulled)
         append!(found, gradients_of)
     end
-    return in_rows(into), found
+    return in_rows(pool, layer.images, into), found
 end
 
 function bound_with_slopes(layer::BranchesLayer, ps)

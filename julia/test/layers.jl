@@ -154,7 +154,24 @@ end
     value, back = Zygote.pullback((x, weight) -> first(lux(x, (; weight), (;))), seen, weight)
     row = randn(Xoshiro(2), size(value))
     to_seen, to_weight = back(row)
-    @test PyDEQ.convolve(seen, weight, patches) ≈ value
-    @test PyDEQ.pull_convolution(row, weight, patches) ≈ to_seen
-    @test PyDEQ.weight_of_convolution(seen, row, patches) ≈ to_weight
+    inner(a) = permutedims(a, (3, 1, 2, 4))
+    pool, own = PyDEQ.Pool(), PyDEQ.inner_kernel(weight)
+    @test PyDEQ.convolve(pool, inner(seen), own, patches) ≈ inner(value)
+    @test PyDEQ.pull_convolution(pool, inner(row), own, patches) ≈ inner(to_seen)
+    found = PyDEQ.weight_of_convolution(pool, inner(seen), inner(row), patches)
+    @test PyDEQ.outer_kernel(found) ≈ to_weight
+end
+
+@testset "pools by loops are those of whole arrays (mean $is_mean, size $size, $channels channels)" for
+    (is_mean, size, channels) in [(true, 2, 3), (false, 2, 17), (false, 3, 32), (true, 1, 16)]
+
+    layer = PyDEQ.PoolLayer(is_mean, size, (7, 8, channels), ((7, 8) .÷ size..., channels))
+    pool = PyDEQ.Pool()
+    a = Float32.(rand(Xoshiro(1), -2:2, channels, 7, 8, 3))  # with equal ones
+    row = randn(Xoshiro(2), Float32, channels, layer.gives[1:2]..., 3)
+    value, memory = PyDEQ.forward(layer, pool, (), a)
+    @test value == PyDEQ.pooled(layer, nothing, a)
+    @test PyDEQ.pull(layer, pool, (), memory, row) ≈ PyDEQ.spread(layer, nothing, memory, row)
+    a[2, 3, 3, 2] = NaN
+    @test isequal(first(PyDEQ.forward(layer, pool, (), a)), PyDEQ.pooled(layer, nothing, a))
 end
