@@ -157,7 +157,7 @@ CASES = {
     ),
     "several resolutions, jacobian": (
         {**_SCALES, "stability": "jacobian"},
-        # (A state's error is 10^4 times as large in the gradient, which leaves it no room at 1e-10.)
+        # A state's error is 10^4 times as large in the gradient: searched to 1e-11, it has no room.
         {"name": "anderson", "abstol": 1e-12, "reltol": 1e-12},
         {"jacobian_penalty": 0.7},
         0.2,
