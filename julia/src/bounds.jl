@@ -22,11 +22,11 @@ function bound_with_slopes(layer::ConvLayer, (weight, _))
     n_in, n_out = size(weight, 3), size(weight, 4)
     waves = waves_of(T, layer)
     spectrum = waves * reshape(weight ./ size_of, :, n_in * n_out)
-    matrices = [reshape(spectrum[i, :], n_in, n_out) for i in axes(spectrum, 1)]
-    found = gram_iteration.(matrices)
-    largest = argmax(first.(found))
-    log_bound, powers = found[largest]
-    slope = norm_slope(matrices[largest], powers)
+    matrix(i) = reshape(spectrum[i, :], n_in, n_out)
+    pool = Pool()
+    largest = argmax([first(gram_iteration(matrix(i), rewind!(pool))) for i in axes(spectrum, 1)])
+    log_bound, powers = gram_iteration(matrix(largest))
+    slope = norm_slope(matrix(largest), powers)
     along = reshape(real.(waves[largest, :] * vec(slope)'), size(weight))
     return log_bound + log(size_of), [along ./ size_of, nothing]
 end

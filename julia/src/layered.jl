@@ -236,7 +236,12 @@ function LayeredJacobian(cell::ActingLayers{T}, u, h) where {T}
     return LayeredJacobian(cell, v, h, memories)
 end
 
-linearize(cell::ActingLayers, u, h, pool = nothing) = LayeredJacobian(cell, u, h)
+# Without a pool the memories are for a moment, as those of each of Newton's steps are: not for a batch.
+linearize(cell::ActingLayers, u, h, ::Nothing = nothing) = LayeredJacobian(with_pool(cell, Pool()), u, h)
+linearize(cell::ActingLayers, u, h, ::AbstractPool) = LayeredJacobian(cell, u, h)
+
+with_pool((; network, arrays, parameters, factor)::ActingLayers, pool) =
+    ActingLayers(network, arrays, parameters, factor, pool)
 
 function apply!(out, jacobian::LayeredJacobian{T}, v, transposed::Bool) where {T}
     (; cell) = jacobian
