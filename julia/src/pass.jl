@@ -18,12 +18,12 @@ Return what `Zygote.pullback` of [`batch_loss`](@ref) does, `back` being a funct
 gradient that `back` returns and the tape's outcome are of the session's pool.
 """
 function pass_by_hand(session::Session{T}, x, target, weight, probe, tape::Tape, depth) where {T}
-    (; model, solver, training, theta, pool) = session
+    (; model, training, theta, pool) = session
     encoder, own, decoder, init = parts(model, theta)
     h, back_to_encoder! = with_way_back(model.encoder, encoder, x, pool)
     cell, n_acting, back_to_own! = acting(model.cell, model, own, h, pool)
     u0, back_to_init! = guess_with_way_back(model, init, h, pool)
-    outcome, back_to_cell! = states_with_way_back(solver, cell, h, u0, depth, pool)
+    outcome, back_to_cell! = states_with_way_back(session, cell, h, u0, depth)
     tape.found[] = outcome
     counts = depth > 0 ? finite_columns(outcome.u) : outcome.converged
     kept = row_like(h, counts)
@@ -133,19 +133,18 @@ function weight_gradient!(weight, bias, row, v)
 end
 
 """
-    states_with_way_back(solver, cell, h, u0, depth, pool) -> (outcome, back!)
+    states_with_way_back(session, cell, h, u0, depth) -> (outcome, back!)
 
 Return the equilibria or, with a `depth` > 0, what so many steps u <- f(u, h) make of u(0), and
 `back!(to_flat, row)`, which adds the gradient in the cell's parameters as they act to `to_flat`, and
 returns those in `h` and in `u0`, nothing where it has none. The `row` is void afterwards.
 """
-function states_with_way_back(solver::Solver, cell, h, u0, depth, pool)
+function states_with_way_back(session::Session, cell, h, u0, depth)
+    (; solver, pool) = session
     depth > 0 && return steps_with_way_back(cell, h, u0, depth, pool)
-    outcome = search(solver, cell, h, u0, pool)
+    outcome, solve! = search_with_adjoint(session, cell, h, u0)
     function back!(to_flat, row)
-        if solver.adjoint !== :jfb
-            row = solve_adjoint(solver, linearize(cell, outcome.u, h, pool), row, pool)
-        end
+        solver.adjoint === :jfb || (row = solve!(row))
         _, to_h = pull_at!(to_flat, cell, h, outcome.u, row, pool)
         return to_h, nothing
     end

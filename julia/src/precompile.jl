@@ -71,7 +71,7 @@ end
 function predict_by_threads(session::Session{T}, n_features) where {T}
     n = PART + 1
     empty(rows...) = Array{T}(undef, rows..., n)
-    push!(session.pools, Pool())
+    session.n_threads = 2
     write_equilibrium!(
         session, zeros(T, n_features, n), empty(session.model.width), empty(2), empty(), zeros(Int, n), fill(false, n),
     )

@@ -140,8 +140,10 @@ threads.
 """
 function write_equilibrium!(session::Session{T}, x, state, output, residuals, n_evals, converged) where {T}
     inputs, acting = to_device(session.device, convert(Array{T}, x)), acting_parts(session)
-    by_parts(parts_of(size(inputs, 2), session.pool), session.pools) do part, pool
-        outcome, values = outcome_of(session, acting, part_of(inputs, part, rewind!(pool)), true, pool)
+    parts, pools = parts_of(size(inputs, 2), PART, session.pool), pools_of(session, session.n_threads)
+    by_parts(parts, session.n_threads) do part, thread
+        pool = rewind!(pools[thread])
+        outcome, values = outcome_of(session, acting, part_of(inputs, part, pool), true, pool)
         state[:, part] = convert(Array, outcome.u)
         output[:, part] = convert(Array, values)
         residuals[part] = residual(outcome)

@@ -50,7 +50,8 @@ mutable struct Session{T <: AbstractFloat, V <: AbstractVector{T}, P <: Abstract
     count::Int           # optimiser steps taken
     data::Any            # (x, target) on the device and weight on the host, or nothing
     const pool::P        # of the arrays that a batch works in
-    const pools::Vector{P}  # the same of predictions, one for each thread
+    const pools::Vector{P}  # the same of a thread or a part: see `pools_of`
+    n_threads::Int
 end
 
 function Session(
@@ -62,7 +63,7 @@ function Session(
     optimizer = Optimisers.setup(Adam(training.learning_rate, BETAS, 1.0e-8), theta)
     return Session(
         model, solver, training, device, weight_mask(model, theta), theta, optimizer, 0, nothing,
-        pool_like(theta), pools_for(model, theta),
+        pool_like(theta), [pool_like(theta)], threads_for(model, theta),
     )
 end
 

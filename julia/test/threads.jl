@@ -1,7 +1,6 @@
 """What Python gets of the samples, with so many threads at work."""
 function predicted(session, s, x::Matrix{T}, n_threads) where {T}
-    empty!(session.pools)
-    append!(session.pools, [PyDEQ.Pool() for _ in 1:n_threads])
+    session.n_threads = n_threads
     n = size(x, 2)
     found = (zeros(T, width(s), n), zeros(T, s.n_outputs, n), zeros(T, n), zeros(Int, n), fill(false, n))
     PyDEQ.write_equilibrium!(session, x, found...)
@@ -26,6 +25,36 @@ end
     @test alone[1] ≈ whole.state rtol = 1.0e-9
     @test alone[2] ≈ whole.output rtol = 1.0e-9
     @test alone[5] == whole.converged && all(whole.converged)
+end
+
+"""Loss, gradient and a step's numbers of a batch, by so many threads."""
+function trained(s, arrays, batch, n_threads)
+    session = open_with(s, arrays)
+    session.n_threads = n_threads
+    loss, gradient = PyDEQ.loss_and_grad(session, batch..., probe_of(s))
+    load_data!(session, batch...)
+    reports = [train_batch!(session, 1:size(first(batch), 2), probe_of(s)) for _ in 1:2]
+    return loss, gradient, reports, session.theta
+end
+
+@testset "a batch has the same bits by threads ($solver, $stability, $adjoint, $init)" for
+    (solver, stability, adjoint, init) in [
+        ("tsit5", "none", "implicit", "zero"), ("anderson", "contractive", "implicit", "cell"),
+        ("peaceman_rachford", "monotone", "implicit", "cell"), ("newton", "jacobian", "jfb", "cell"),
+        ("bs3", "none", "implicit", "cell"),
+    ]
+
+    hidden_layer_sizes = stability == "monotone" ? Int[] : [7]
+    s = settings(; solver, stability, adjoint, init, hidden_layer_sizes, jacobian_penalty = 0.1)
+    s = merge(s, (abstol = 1.0e-8, reltol = 1.0e-8, ode_abstol = 1.0e-8, ode_reltol = 1.0e-8))
+    arrays, batch = random_arrays(s), random_batch(s; n = 300)
+    @test trained(s, arrays, batch, 1) == trained(s, arrays, batch, 3)
+    # Zygote's way, which has the whole batch at once.
+    session = open_with(s, arrays)
+    whole, back = PyDEQ.pass_by_zygote(session, batch..., probe_of(s), PyDEQ.Tape())
+    loss, gradient = PyDEQ.loss_and_grad(session, batch..., probe_of(s))
+    @test loss ≈ whole rtol = 1.0e-6
+    @test off_by(gradient, back()) < 1.0e-5
 end
 
 @testset "an error of a thread is thrown where it was asked" begin
