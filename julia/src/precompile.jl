@@ -57,7 +57,7 @@ function fit_and_predict(session::Session{T}, n_features = 3; call = directly) w
     call(restore!, session, saved)
     state, output = Matrix{T}(undef, session.model.width, n), Matrix{T}(undef, 2, n)
     call(write_equilibrium!, session, x, state, output, zeros(T, n), zeros(Int, n), fill(false, n))
-    predict_by_threads(session, n_features)
+    work_by_threads(session, x, target, probe)
     call(write_params!, session, arrays)
     call(write_moments!, session, arrays, arrays)
     for array in (x, target, state, zeros(T, 2))
@@ -67,14 +67,16 @@ function fit_and_predict(session::Session{T}, n_features = 3; call = directly) w
     return session
 end
 
-"""Predict as two threads do, though there is one."""
-function predict_by_threads(session::Session{T}, n_features) where {T}
+"""Predict and train as two threads do, though there is one: by parts."""
+function work_by_threads(session::Session{T}, x, target, probe) where {T}
     n = PART + 1
-    empty(rows...) = Array{T}(undef, rows..., n)
+    columns = mod1.(1:n, size(x, 2))
+    many(a) = ndims(a) == 2 ? a[:, columns] : a[columns]
     session.n_threads = 2
-    write_equilibrium!(
-        session, zeros(T, n_features, n), empty(session.model.width), empty(2), empty(), zeros(Int, n), fill(false, n),
-    )
+    state, output = Matrix{T}(undef, session.model.width, n), Matrix{T}(undef, 2, n)
+    write_equilibrium!(session, many(x), state, output, zeros(T, n), zeros(Int, n), fill(false, n))
+    load_data!(session, many(x), many(target), ones(T, n))
+    write_step!(session, collect(1:n), probe, 0, zeros(7))
     return nothing
 end
 

@@ -161,6 +161,7 @@ class JuliaSession(AbstractSession):
                 )
                 if on_batch is not None:
                     on_batch(reports[-1])
+                    runtime.Process.signals.hold()  # whatever that was
         return reports
 
     def _depth(self) -> int:
