@@ -4,6 +4,7 @@ Julia's arrays are in column order, pydeq's numpy arrays in row order. So the me
 ``(n, f)`` array is that of Julia's ``(f, n)``. Julia reads and writes it where it is.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -26,4 +27,10 @@ def to_julia(array_at: Callable[..., Any], array: np.ndarray) -> Any:
     -------
     juliacall.ArrayValue (f, n)
     """
-    return array_at(array.dtype.name, array.ctypes.data, *reversed(array.shape))
+    return array_at(_name(array.dtype), array.ctypes.data, *reversed(array.shape))
+
+
+@functools.cache
+def _name(dtype: np.dtype) -> str:
+    """Return numpy's name of a type, which numpy puts together anew each time."""
+    return dtype.name
