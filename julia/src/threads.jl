@@ -140,7 +140,8 @@ is_divisible(_) = false
 is_divisible(::Union{Cell, ActingLayers}) = true
 
 """The same cell for the samples `h`, to be evaluated at the same time."""
-another(cell::ActingLayers, h, pool) = cell
+another((; network, arrays, parameters, factor)::ActingLayers, h, pool) =
+    ActingLayers(network, arrays, parameters, factor, pool)
 function another(cell::Cell{T, M}, h, pool) where {T, M}
     layers = M[borrow(pool, T, length(bias), size(h, 2)) for bias in cell.biases]
     (; shapes, weights, biases, σ, activation, is_monotone) = cell

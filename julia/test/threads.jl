@@ -57,6 +57,25 @@ end
     @test off_by(gradient, back()) < 1.0e-5
 end
 
+@testset "layers have the same bits by threads" begin
+    s = (; n_features = 16, n_state = 8, n_outputs = 2)
+    session = PyDEQ.small_layers(
+        Float64; stability = "contractive", solver = "anderson", abstol = 1.0e-9, reltol = 1.0e-9,
+    )
+    session.theta .= 0.5 .* randn(Xoshiro(0), length(session.theta))
+    batch = (randn(Xoshiro(1), 16, 70), randn(Xoshiro(2), 2, 70), ones(70))
+    x = repeat(first(batch), 1, 5)
+    found = map((1, 3)) do n_threads
+        (predicted(session, s, x, n_threads), PyDEQ.loss_and_grad(session, batch..., ones(8)))
+    end
+    @test first(found) == last(found)
+    ((state, _, _, _, converged), (loss, gradient)) = first(found)
+    @test all(converged) && state ≈ equilibrium(session, x).state
+    whole, back = PyDEQ.pass_by_zygote(session, batch..., ones(8), PyDEQ.Tape())
+    @test loss ≈ whole rtol = 1.0e-6
+    @test off_by(gradient, back()) < 1.0e-5
+end
+
 @testset "an error of a thread is thrown where it was asked" begin
     s = settings()
     session = open_with(s, random_arrays(s))
