@@ -204,7 +204,7 @@ end
 """Maximum norms of ``f - u`` and of f, and whether both are finite."""
 function gap_and_size(u::AbstractVector{T}, fu::AbstractVector{T}) where {T}
     # Bits of numbers that are not negative are ordered as these are, infinity and nan last. So compared, it
-    # takes a seventh of the time.
+    # takes 0.06 to 0.17 of the time.
     bits(number) = reinterpret(Unsigned, abs(number))
     gap, size_of_f = bits(zero(T)), bits(zero(T))
     @inbounds @simd for i in eachindex(u, fu)
