@@ -33,8 +33,8 @@ def test_it_is_loaded_only_if_it_has_been_precompiled():
     calls.load_calls(types.SimpleNamespace(CONFIG={"lib": library}))
     (code,) = library.codes
     assert "isprecompiled(package) && Base.require(package)" in code
-    folder = environment.bundled_project() / "calls"
-    assert (folder / "PyDEQCalls" / "Project.toml").is_file()
+    folder = environment.bundled_project()
+    assert (folder / "calls" / "PyDEQCalls" / "Project.toml").is_file()
     assert code.count(f'raw"{folder}"') == 2
     calls.load_calls(types.SimpleNamespace(CONFIG={}))  # Python in Julia: there is nothing to do
 

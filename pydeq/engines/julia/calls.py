@@ -31,17 +31,19 @@ def _evaluate(juliacall: Any, action: str) -> None:
         return
     function = library.jl_eval_string
     function.argtypes, function.restype = [ctypes.c_char_p], ctypes.c_void_p
-    function(_CODE.format(folder=bundled_project() / "calls", action=action).encode())
+    # A package is looked for in the environments up to the one that named it: that is the last.
+    function(_CODE.format(folder=bundled_project(), action=action).encode())
 
 
 _CODE = """
-try
-    push!(LOAD_PATH, raw"{folder}")
-    let package = Base.identify_package("PyDEQCalls")
+let environments = [raw"{folder}", joinpath(raw"{folder}", "calls")]
+    try
+        append!(LOAD_PATH, environments)
+        package = Base.identify_package("PyDEQCalls")
         {action}
+    catch  # it is a matter of speed alone
+    finally
+        filter!(!in(environments), LOAD_PATH)
     end
-catch  # it is a matter of speed alone
-finally
-    filter!(!=(raw"{folder}"), LOAD_PATH)
 end;
 """
